@@ -1,0 +1,89 @@
+//! Copies between this process and guest memory that can't kill it.
+
+use std::io;
+
+use pages::{GuestPhysical, PAGE_SIZE};
+use thiserror::Error;
+
+use crate::host_mapping::GuestMemory;
+
+/// A guest page that could not be read or written.
+#[derive(Debug, Error, PartialEq, Eq, Clone, Copy)]
+#[error("guest memory at {at:?} is not accessible")]
+pub struct AccessError {
+    /// The first byte that could not be copied.
+    pub at: GuestPhysical,
+}
+
+/// A piece of guest memory as the host kernel sees it, for system calls that take an I/O vector (readv, preadv, sendmsg):
+/// the kernel answers EFAULT for a page that isn't accessible. Valid while its [`GuestMemory`] lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostSpan {
+    /// Host virtual address.
+    pub address: u64,
+    /// Bytes.
+    pub length: usize,
+}
+
+impl HostSpan {
+    /// The span as the C structure that system calls take.
+    pub fn as_iovec(self) -> libc::iovec {
+        libc::iovec { iov_base: self.address as *mut libc::c_void, iov_len: self.length }
+    }
+}
+
+impl GuestMemory {
+    /// Copies guest memory at `from` into `into`.
+    ///
+    /// # Errors
+    /// [`AccessError`] naming the first byte that is not mapped, protected, or beyond its file's end.
+    pub fn read(&self, from: GuestPhysical, into: &mut [u8]) -> Result<(), AccessError> {
+        let remote = self.span(from, into.len())?.as_iovec();
+        let local = libc::iovec { iov_base: into.as_mut_ptr().cast(), iov_len: into.len() };
+        // SAFETY: `local` is a live, exclusively borrowed buffer; the kernel checks the remote side page by page and both
+        // are in this process.
+        let copied = unsafe { libc::process_vm_readv(libc::getpid(), &local, 1, &remote, 1, 0) };
+        finish(copied, from, into.len())
+    }
+
+    /// Copies `bytes` into guest memory at `to`.
+    ///
+    /// # Errors
+    /// [`AccessError`] naming the first byte that is not mapped or not writable.
+    pub fn write(&self, to: GuestPhysical, bytes: &[u8]) -> Result<(), AccessError> {
+        let remote = self.span(to, bytes.len())?.as_iovec();
+        let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        // SAFETY: the kernel only reads `local`, a live buffer; the remote side is checked page by page.
+        let copied = unsafe { libc::process_vm_writev(libc::getpid(), &local, 1, &remote, 1, 0) };
+        finish(copied, to, bytes.len())
+    }
+
+    /// The host's view of `length` bytes at `from`, for I/O straight into guest memory.
+    ///
+    /// # Errors
+    /// [`AccessError`] when the piece reaches outside the reservation.
+    pub fn span(&self, from: GuestPhysical, length: usize) -> Result<HostSpan, AccessError> {
+        let inside = from.0.checked_add(length as u64).is_some_and(|end| end <= self.reserved().bytes());
+        if !inside {
+            return Err(AccessError { at: from });
+        }
+        Ok(HostSpan { address: self.host_address(from), length })
+    }
+}
+
+fn finish(copied: isize, at: GuestPhysical, wanted: usize) -> Result<(), AccessError> {
+    match usize::try_from(copied) {
+        Ok(copied) if copied == wanted => Ok(()),
+        // A short copy stops at the first page that isn't accessible.
+        Ok(copied) => {
+            let stopped = at.0 + copied as u64;
+            Err(AccessError {
+                at: GuestPhysical(if copied == 0 { at.0 } else { stopped - stopped % PAGE_SIZE }),
+            })
+        }
+        Err(_) => {
+            debug_assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
+            Err(AccessError { at })
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The host mapping behind guest-physical memory.
+//!
+//! One reservation of host address space stands for the whole guest-physical space: guest-physical address `g` is the
+//! host byte `base + g`. Pieces of it are replaced by anonymous memory or by pieces of files.
+//!
+//! Architecture invariants: no Rust reference into guest memory ever exists, so replacing, cutting short or protecting a
+//! mapping can never break Rust's rules; every copy goes through a system call that reports a bad page as an error
+//! instead of killing the process. This crate knows nothing of KVM, snapshots or system calls.
+
+mod copy;
+mod host_mapping;
+mod residency;
+
+pub use copy::{AccessError, HostSpan};
+pub use host_mapping::{Advice, GuestMemory, MapError, Protection, Source};
+pub use residency::PageState;
