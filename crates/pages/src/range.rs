@@ -60,9 +60,9 @@ impl PageRange {
         Self { start, count: PageCount(end.0.saturating_sub(start.0)) }
     }
 
-    /// One past the last page.
+    /// One past the last page; the largest page number for a range that would reach past it.
     pub const fn end(self) -> PageIndex {
-        PageIndex(self.start.0 + self.count.0)
+        PageIndex(self.start.0.saturating_add(self.count.0))
     }
 
     /// Whether the range holds no page.
