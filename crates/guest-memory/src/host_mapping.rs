@@ -169,14 +169,7 @@ impl GuestMemory {
         };
         // SAFETY: MAP_FIXED over a range checked to lie inside our own reservation, into which no Rust reference exists.
         let mapped = unsafe {
-            libc::mmap(
-                address,
-                length,
-                protection.bits(),
-                flags | libc::MAP_FIXED,
-                fd,
-                offset as libc::off_t,
-            )
+            libc::mmap(address, length, protection.bits(), flags | libc::MAP_FIXED, fd, offset as libc::off_t)
         };
         if mapped == libc::MAP_FAILED {
             return Err(MapError::Host { operation: "mapping", range, source: io::Error::last_os_error() });
@@ -315,11 +308,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&[7; 8192]).unwrap();
         memory
-            .map(
-                range(2, 2),
-                Source::PrivateFile { file: file.as_fd(), offset: 0 },
-                Protection::ReadWrite,
-            )
+            .map(range(2, 2), Source::PrivateFile { file: file.as_fd(), offset: 0 }, Protection::ReadWrite)
             .unwrap();
         let mut byte = [0];
         memory.read(GuestPhysical(2 * 4096), &mut byte).unwrap();

@@ -1,0 +1,1 @@
+//! Objects that carry bytes or events between threads: pipes, eventfd, timerfd, epoll.

@@ -1,0 +1,221 @@
+//! The guest's memory: areas, the guest-physical pages behind them, and the page tables between.
+//!
+//! Three layers, each decided by the one above:
+//! 1. [`vma`]: what the program mapped (Linux's view);
+//! 2. [`assignment`]: which guest-physical page stands behind a virtual page, once given, kept for the life of the process;
+//! 3. the host mapping at that guest-physical page ([`guest_memory`]): its source and protection always follow layer 1, so
+//!    the guest's accesses through KVM and the host kernel's accesses for system calls obey the same rules.
+//!
+//! Page-table entries are written when a page is assigned and permit everything; see [`page_tables`].
+
+mod access;
+mod assignment;
+mod fault;
+mod map;
+mod page_tables;
+mod physical;
+mod vma;
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use guest_memory::{GuestMemory, MapError, Protection, Source};
+use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+pub use access::MAX_STRING;
+pub use fault::{FaultAccess, FaultOutcome, SegvCode};
+pub use map::{MapRequest, Placement};
+pub use page_tables::Entry;
+pub use vma::{Access, Backing, Vma, VmaMap};
+
+use assignment::Assignments;
+use page_tables::{PageTables, TableError, TablePages};
+use physical::PhysicalPages;
+
+/// The address map of the lower half, and of the supervisor window (docs/process-guest.md).
+pub mod layout {
+    /// Lowest address that a program can map (vm.mmap_min_addr).
+    pub const LOWEST: u64 = 0x1_0000;
+    /// One past the highest user address.
+    pub const USER_END: u64 = 0x7fff_ffff_f000;
+    /// Top of the main thread's stack.
+    pub const STACK_TOP: u64 = 0x7fff_ffff_0000;
+    /// mmap areas are placed below this, downwards: room for a stack of 1 GiB and a guard gap.
+    pub const MMAP_TOP: u64 = 0x7fff_b000_0000;
+    /// Position-independent programs are loaded from here.
+    pub const PROGRAM_BASE: u64 = 0x5555_5555_4000;
+    /// Program interpreters (the dynamic loader) are loaded from here.
+    pub const INTERPRETER_BASE: u64 = 0x7fff_c000_0000;
+    /// Supervisor pages: guest-physical page `g` of the kernel's own appears at `SUPERVISOR_BASE + g`.
+    pub const SUPERVISOR_BASE: u64 = 0xffff_8000_0000_0000;
+    /// Guest-physical pages below this belong to the entry stubs and the page-table root.
+    pub const FIRST_FREE_PAGE: u64 = 16;
+    /// Guest-physical page of the page-table root.
+    pub const ROOT_PAGE: u64 = 1;
+}
+
+/// KVM's side of guest-physical memory; implemented by the machine, and by a no-op where there is none (tests, fuzzing).
+pub trait MemorySlots: Send + Sync {
+    /// Makes sure that memory slots cover the first `pages` of guest-physical space.
+    ///
+    /// # Errors
+    /// ENOMEM when KVM refuses another slot.
+    fn cover(&self, pages: PageCount) -> Result<(), Errno>;
+
+    /// Makes KVM forget every shadow page, so that changed page-table entries count.
+    ///
+    /// # Errors
+    /// EIO when KVM refuses.
+    fn drop_shadow_pages(&self) -> Result<(), Errno>;
+}
+
+/// Slots for a guest memory that no KVM uses.
+#[derive(Debug, Default)]
+pub struct NoSlots;
+
+impl MemorySlots for NoSlots {
+    fn cover(&self, _: PageCount) -> Result<(), Errno> {
+        Ok(())
+    }
+    fn drop_shadow_pages(&self) -> Result<(), Errno> {
+        Ok(())
+    }
+}
+
+/// The address space of the guest's process.
+pub struct Mm {
+    memory: Arc<GuestMemory>,
+    slots: Arc<dyn MemorySlots>,
+    space: RwLock<AddressSpace>,
+}
+
+/// What the lock protects.
+pub(crate) struct AddressSpace {
+    pub areas: VmaMap,
+    pub assigned: Assignments,
+    pub physical: PhysicalPages,
+    pub tables: PageTables,
+    /// Start of the heap, and its current end (brk).
+    pub heap: Range<u64>,
+    /// Virtual ranges whose entries are stricter than "everything": see [`fault`].
+    pub withdrawn: Vec<Range<u64>>,
+}
+
+/// Guest-physical space that table pages are taken from; they need zeroed, writable host memory.
+struct TableArena<'a> {
+    memory: &'a GuestMemory,
+    physical: &'a mut PhysicalPages,
+}
+
+impl TablePages for TableArena<'_> {
+    fn table_page(&mut self) -> Option<PageIndex> {
+        let range = self.physical.allocate(PageCount(1))?;
+        self.memory.map(range, Source::Anonymous, Protection::ReadWrite).ok()?;
+        Some(range.start)
+    }
+}
+
+impl From<TableError> for Errno {
+    fn from(_: TableError) -> Self {
+        Self::NOMEM
+    }
+}
+
+pub(crate) fn errno_of(error: &MapError) -> Errno {
+    match error {
+        MapError::OutOfRange { .. } => Errno::NOMEM,
+        MapError::Host { source, .. } => source.raw_os_error().map_or(Errno::NOMEM, Errno::from_raw_os_error),
+    }
+}
+
+impl Mm {
+    /// An empty address space over `memory`, whose first [`layout::FIRST_FREE_PAGE`] pages are made ready for the entry
+    /// stubs and the page-table root.
+    ///
+    /// # Errors
+    /// ENOMEM and the like from the host.
+    pub fn new(memory: Arc<GuestMemory>, slots: Arc<dyn MemorySlots>) -> Result<Self, Errno> {
+        let kernel = PageRange::between(PageIndex(0), PageIndex(layout::FIRST_FREE_PAGE));
+        memory.map(kernel, Source::Anonymous, Protection::ReadWrite).map_err(|error| errno_of(&error))?;
+        slots.cover(PageCount(layout::FIRST_FREE_PAGE))?;
+        let mut space = AddressSpace {
+            areas: VmaMap::default(),
+            assigned: Assignments::default(),
+            physical: PhysicalPages::new(PageIndex(layout::FIRST_FREE_PAGE), memory.reserved()),
+            tables: PageTables::new(PageIndex(layout::ROOT_PAGE)),
+            heap: 0..0,
+            withdrawn: Vec::new(),
+        };
+        let supervisor =
+            layout::SUPERVISOR_BASE..layout::SUPERVISOR_BASE + PageCount(layout::FIRST_FREE_PAGE).bytes();
+        space.map_entries(&memory, supervisor, PageIndex(0), Entry::Supervisor)?;
+        slots.cover(space.physical.used())?;
+        Ok(Self { memory, slots, space: RwLock::new(space) })
+    }
+
+    /// The host mapping.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// The value for CR3.
+    pub fn page_table_root(&self) -> GuestPhysical {
+        self.space.read().tables.root()
+    }
+
+    /// Gives a vCPU `count` supervisor pages of its own and returns the first; they appear at
+    /// [`layout::SUPERVISOR_BASE`] plus their guest-physical address.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn supervisor_pages(&self, count: PageCount) -> Result<PageIndex, Errno> {
+        let mut space = self.space.write();
+        let range = space.physical.allocate(count).ok_or(Errno::NOMEM)?;
+        self.memory.map(range, Source::Anonymous, Protection::ReadWrite).map_err(|error| errno_of(&error))?;
+        let start = layout::SUPERVISOR_BASE + range.start.address().0;
+        space.map_entries(&self.memory, start..start + count.bytes(), range.start, Entry::Supervisor)?;
+        self.slots.cover(space.physical.used())?;
+        Ok(range.start)
+    }
+
+    /// Calls `each` with every area in order (for /proc/self/maps).
+    pub fn for_each_area(&self, mut each: impl FnMut(&Vma)) {
+        self.space.read().areas.iter().for_each(&mut each);
+    }
+
+    /// Bytes of address space in areas (VmSize).
+    pub fn virtual_size(&self) -> u64 {
+        self.space.read().areas.iter().map(Vma::length).sum()
+    }
+
+    /// Guest-physical pages in use.
+    pub fn physical_size(&self) -> PageCount {
+        self.space.read().physical.used()
+    }
+}
+
+impl AddressSpace {
+    fn map_entries(
+        &mut self,
+        memory: &GuestMemory,
+        range: Range<u64>,
+        first: PageIndex,
+        entry: Entry,
+    ) -> Result<(), Errno> {
+        let mut arena = TableArena { memory, physical: &mut self.physical };
+        Ok(self.tables.map(memory, &mut arena, range, first, entry)?)
+    }
+
+    fn rewrite_entries(
+        &mut self,
+        memory: &GuestMemory,
+        range: Range<u64>,
+        first: PageIndex,
+        entry: Entry,
+    ) -> Result<(), Errno> {
+        let mut arena = TableArena { memory, physical: &mut self.physical };
+        Ok(self.tables.rewrite(memory, &mut arena, range, first, entry)?)
+    }
+}

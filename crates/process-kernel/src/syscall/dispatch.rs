@@ -1,0 +1,29 @@
+//! From a system-call number to its handler.
+
+use libc::c_long;
+use rustix::io::Errno;
+
+use super::{Arguments, Cx, SysResult};
+
+/// Families, asked in turn; each answers `None` for numbers that are not its own.
+const FAMILIES: &[fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>] = &[];
+
+/// Serves one system call. What no family knows is counted by name and answers ENOSYS.
+///
+/// # Errors
+/// [`super::Stop`], as each handler documents.
+pub fn dispatch(cx: &mut Cx<'_>, number: u64, arguments: Arguments) -> SysResult {
+    let number = number as c_long;
+    for family in FAMILIES {
+        if let Some(result) = family(cx, number, arguments) {
+            return result;
+        }
+    }
+    cx.process.unsupported.count(number as u64);
+    Err(Errno::NOSYS.into())
+}
+
+/// The name of a system call, for messages.
+pub fn name(number: u64) -> String {
+    format!("syscall {number}")
+}

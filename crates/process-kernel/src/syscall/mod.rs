@@ -1,0 +1,149 @@
+//! System calls: typed handlers, one file per family, and the dispatcher.
+//!
+//! A handler takes decoded arguments and answers `Result<u64, Stop>`. It never blocks inside the host kernel: whatever
+//! has to wait goes through [`Cx::wait`], so that a signal, a pause for a snapshot or the end of the process can
+//! interrupt it; an interrupted call is run again at the same instruction (see [`Restart`]).
+
+mod dispatch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+pub use dispatch::{dispatch, name as syscall_name};
+
+use crate::clock::Deadline;
+use crate::file::{Fd, OpenFile};
+use crate::mm::Mm;
+use crate::task::{CpuState, Fpu, Process, Thread};
+use crate::wait::{WaitQueue, Wake};
+
+/// What happens to a call that was interrupted when a signal handler is going to run; without a handler it is always
+/// run again, unnoticed by the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restart {
+    /// Run again after the handler if it was installed with SA_RESTART, else EINTR (ERESTARTSYS in Linux).
+    WithFlag,
+    /// Always EINTR after a handler (ERESTARTNOHAND): sleeps and polls, whose timeout has partly passed. When no handler
+    /// runs, the call goes on with the deadline that [`Cx::deadline`] gave it first.
+    Never,
+}
+
+/// Why a handler has no value to return.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stop {
+    /// The call failed.
+    Errno(Errno),
+    /// The call was interrupted before it did anything that counts.
+    Interrupted(Restart),
+    /// The registers were set as they have to be (sigreturn, execve): nothing is returned.
+    RegistersSet,
+    /// The thread ends.
+    ThreadExit,
+}
+
+impl From<Errno> for Stop {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+/// A handler's answer.
+pub type SysResult = Result<u64, Stop>;
+
+/// The call's six arguments as they are in the registers.
+pub type Arguments = [u64; 6];
+
+/// Who calls: everything a handler may need.
+pub struct Cx<'a> {
+    /// The guest's process.
+    pub process: &'a Arc<Process>,
+    /// The calling thread.
+    pub thread: &'a Arc<Thread>,
+    /// Its registers.
+    pub cpu: &'a mut CpuState,
+    /// Its vector and floating-point registers.
+    pub fpu: &'a mut dyn Fpu,
+}
+
+impl Cx<'_> {
+    /// Guest memory.
+    pub fn mm(&self) -> &Mm {
+        &self.process.mm
+    }
+
+    /// The open file behind `fd`.
+    ///
+    /// # Errors
+    /// EBADF.
+    pub fn file(&self, fd: Fd) -> Result<Arc<OpenFile>, Errno> {
+        self.process.files.get(fd)
+    }
+
+    /// Gives `file` the lowest free descriptor.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn install(&self, file: Arc<OpenFile>, close_on_exec: bool) -> Result<u64, Errno> {
+        let limit = self.process.limits.open_files();
+        self.process.files.insert(file, 0, limit, close_on_exec).map(|fd| fd as u64)
+    }
+
+    /// The deadline for a wait of `timeout` (`None`: for ever). A call that is run again after an interruption gets the
+    /// deadline that it got the first time.
+    pub fn deadline(&self, timeout: Option<Duration>) -> Option<Deadline> {
+        let timeout = timeout?;
+        Some(self.thread.call_deadline(|| self.process.clock.deadline_after(timeout)))
+    }
+
+    /// Runs `attempt` until it gives something other than EAGAIN, sleeping on `queues` in between; `None` when the
+    /// deadline passes first. Every queue whose notification could change the outcome must be given.
+    ///
+    /// # Errors
+    /// The attempt's errno, or [`Stop::Interrupted`] with `restart`.
+    pub fn wait<T>(
+        &self,
+        queues: &[&WaitQueue],
+        deadline: Option<Deadline>,
+        restart: Restart,
+        mut attempt: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<Option<T>, Stop> {
+        let parker = self.thread.parker();
+        let as_wake: Arc<dyn Wake> = parker.clone();
+        let _registrations: Vec<_> =
+            queues.iter().map(|queue| queue.register(Arc::downgrade(&as_wake))).collect();
+        loop {
+            parker.reset();
+            match attempt() {
+                Err(Errno::AGAIN) => {}
+                Err(errno) => return Err(Stop::Errno(errno)),
+                Ok(value) => return Ok(Some(value)),
+            }
+            if self.thread.wants_attention() {
+                return Err(Stop::Interrupted(restart));
+            }
+            let limit = deadline.map(|deadline| self.process.clock.remaining(deadline));
+            if limit.is_some_and(|limit| limit.is_zero()) {
+                return Ok(None);
+            }
+            parker.park(limit);
+        }
+    }
+
+    /// Waits as [`Cx::wait`] does if the open file blocks; answers EAGAIN at once if it is O_NONBLOCK.
+    ///
+    /// # Errors
+    /// As [`Cx::wait`].
+    pub fn wait_file<T>(
+        &self,
+        file: &OpenFile,
+        deadline: Option<Deadline>,
+        mut attempt: impl FnMut() -> Result<T, Errno>,
+    ) -> Result<T, Stop> {
+        let Some(queue) = file.object.wait_queue().filter(|_| !file.nonblocking()) else {
+            return Ok(attempt()?);
+        };
+        self.wait(&[queue], deadline, Restart::WithFlag, attempt)?.ok_or(Stop::Errno(Errno::AGAIN))
+    }
+}

@@ -1,0 +1,29 @@
+//! What the guest asked for and did not get, so that a user sees why a program failed.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+/// System calls that answered ENOSYS, by number.
+#[derive(Default, Debug)]
+pub struct UnsupportedCalls {
+    counts: Mutex<BTreeMap<u64, u64>>,
+}
+
+/// Distinct numbers kept: a guest that calls random numbers must not fill the worker's memory.
+const MAX_KINDS: usize = 512;
+
+impl UnsupportedCalls {
+    /// Counts one call.
+    pub fn count(&self, number: u64) {
+        let mut counts = self.counts.lock();
+        if counts.len() < MAX_KINDS || counts.contains_key(&number) {
+            *counts.entry(number).or_default() += 1;
+        }
+    }
+
+    /// Number and count of each.
+    pub fn counts(&self) -> Vec<(u64, u64)> {
+        self.counts.lock().iter().map(|(number, count)| (*number, *count)).collect()
+    }
+}
