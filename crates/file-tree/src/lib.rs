@@ -20,7 +20,7 @@ mod zip_archive;
 pub use digest::{TreeDigest, TreeSummary, digest_tree};
 pub use entry_path::{EntryPath, PathProblem};
 pub use error::TreeError;
-pub use folder::copy_folder;
+pub use folder::{copy_folder, merge_folders};
 pub use limits::{LinkRule, TreeLimits};
 pub use tar_archive::{open_tar, unpack_tar};
 pub use writer::{FileEntry, TreeWriter};

@@ -1,0 +1,232 @@
+//! Code and layers: trees named by their digest.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use file_tree::{
+    TreeDigest, TreeError, TreeLimits, TreeSummary, TreeWriter, copy_folder, digest_tree, merge_folders,
+    unpack_zip,
+};
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::error::StoreError;
+use crate::function::{Function, SettingProblem};
+use crate::home::{Store, names, now};
+use crate::lease::Lease;
+use crate::manifest;
+use crate::staging::{Staging, discard, make_folder};
+
+const MANIFEST: &str = "manifest.json";
+const TREE: &str = "tree";
+/// A zip starts with a local file header, or with the end record when it is empty (APPNOTE.TXT 4.3).
+const ZIP_MAGICS: [[u8; 4]; 2] = [*b"PK\x03\x04", *b"PK\x05\x06"];
+
+/// Where code or a layer comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CodeSource {
+    /// The content of a folder.
+    Folder(PathBuf),
+    /// A zip archive.
+    Zip(PathBuf),
+}
+
+#[derive(Serialize, Deserialize)]
+struct TreeRecord {
+    tree: TreeSummary,
+    created: u64,
+}
+
+/// A tree that is in use.
+#[derive(Debug)]
+pub struct OpenTree {
+    /// The folder with the files, opened with O_PATH: it stays the right one whatever happens to its name.
+    pub directory: OwnedFd,
+    /// Its path now, for messages.
+    pub path: PathBuf,
+    /// Digest and size.
+    pub summary: TreeSummary,
+    /// Keeps the files on disk.
+    pub lease: Lease,
+}
+
+impl CodeSource {
+    /// Looks at what `path` is.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when there is nothing readable, or neither a folder nor a zip.
+    pub fn detect(path: &Path) -> Result<Self, StoreError> {
+        let look = || {
+            if path.is_dir() {
+                return Ok(Self::Folder(path.to_owned()));
+            }
+            let mut magic = [0; 4];
+            File::open(path)?.read_exact(&mut magic)?;
+            let wrong = "it is neither a folder nor a zip archive";
+            if ZIP_MAGICS.contains(&magic) {
+                Ok(Self::Zip(path.to_owned()))
+            } else {
+                Err(std::io::Error::other(wrong))
+            }
+        };
+        look().map_err(StoreError::io("reading code from", path))
+    }
+
+    fn path(&self) -> &Path {
+        match self {
+            Self::Folder(path) | Self::Zip(path) => path,
+        }
+    }
+
+    fn unpack(&self, tree: &mut TreeWriter) -> Result<(), TreeError> {
+        match self {
+            Self::Folder(path) => copy_folder(path, tree),
+            Self::Zip(path) => {
+                let zip = File::open(path).map_err(|source| TreeError::Io {
+                    operation: "opening",
+                    path: path.clone(),
+                    source,
+                })?;
+                unpack_zip(zip, tree)
+            }
+        }
+    }
+}
+
+/// A function's trees in the making.
+pub(crate) struct StagedTrees {
+    pub code: TreeSummary,
+    pub layers: Vec<TreeSummary>,
+    pub merged: Option<TreeSummary>,
+    /// Names in the staging folder, with what they are.
+    staged: Vec<(String, TreeSummary)>,
+}
+
+impl StagedTrees {
+    /// Unpacks code and layers below `staging` and merges the layers.
+    pub(crate) fn make(
+        staging: &Staging,
+        code: &CodeSource,
+        layers: &[CodeSource],
+    ) -> Result<Self, StoreError> {
+        let mut staged = Vec::new();
+        let mut stage = |source: &CodeSource| {
+            let name = format!("tree-{}", staged.len());
+            let write = |tree: &mut TreeWriter| source.unpack(tree);
+            let explain = |error| StoreError::Code { path: source.path().to_owned(), source: error };
+            let summary = stage(staging, &name, write, explain)?;
+            staged.push((name, summary));
+            Ok::<_, StoreError>(summary)
+        };
+        let code = stage(code)?;
+        let layers = layers.iter().map(&mut stage).collect::<Result<Vec<_>, _>>()?;
+        let bytes = code.bytes + layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        if bytes > TreeLimits::CODE.bytes {
+            return Err(SettingProblem::Unpacked { bytes }.into());
+        }
+        let merged = match layers.as_slice() {
+            [] => None,
+            [single] => Some(*single),
+            _ => {
+                let folders: Vec<PathBuf> =
+                    staged.iter().skip(1).map(|(name, _)| staging.path().join(name).join(TREE)).collect();
+                let name = "merged".to_owned();
+                let write = |tree: &mut TreeWriter| merge_folders(&folders, tree);
+                let path = staging.path().join(&name);
+                let summary = self::stage(staging, &name, write, StoreError::tree(path))?;
+                staged.push((name, summary));
+                Some(summary)
+            }
+        };
+        Ok(Self { code, layers, merged, staged })
+    }
+
+    /// Moves the trees to their places; one that is there already stays. The caller holds the home's lock.
+    pub(crate) fn publish(&self, store: &Store, staging: &Staging) -> Result<(), StoreError> {
+        for (name, summary) in &self.staged {
+            let target = store.trees().join(summary.digest.to_string());
+            if !target.exists() {
+                staging.publish_new(name, &target)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn stage(
+    staging: &Staging,
+    name: &str,
+    write: impl FnOnce(&mut TreeWriter) -> Result<(), TreeError>,
+    explain: impl FnOnce(TreeError) -> StoreError,
+) -> Result<TreeSummary, StoreError> {
+    let folder = staging.path().join(name);
+    make_folder(&folder)?;
+    let make = || {
+        let mut tree = TreeWriter::create(folder.join(TREE), TreeLimits::CODE)?;
+        write(&mut tree)?;
+        tree.sync()?;
+        digest_tree(tree.root())
+    };
+    let tree = make().map_err(explain)?;
+    manifest::write(&folder.join(MANIFEST), "tree", &TreeRecord { tree, created: now() })?;
+    Ok(tree)
+}
+
+impl Store {
+    /// Opens a tree for use.
+    pub(crate) fn open_tree(&self, digest: TreeDigest) -> Result<OpenTree, StoreError> {
+        let folder = self.trees().join(digest.to_string());
+        let missing = || StoreError::Damaged { path: folder.clone(), problem: "it is missing".to_owned() };
+        let lease = Lease::take(&folder)?.ok_or_else(missing)?;
+        let (record, directory) = open_leased::<TreeRecord>(&lease, &folder, TREE, "tree")?;
+        if record.tree.digest != digest {
+            let problem = "it holds the record of another tree".to_owned();
+            return Err(StoreError::Damaged { path: folder.join(MANIFEST), problem });
+        }
+        Ok(OpenTree { directory, path: folder.join(TREE), summary: record.tree, lease })
+    }
+
+    /// Discards the trees that no function has. The caller holds the home's lock. Does nothing when a function's record
+    /// can't be read, since its trees are then unknown.
+    pub(crate) fn collect_trees(&self) -> Result<(), StoreError> {
+        let records: Result<Vec<Function>, _> =
+            self.functions()?.into_iter().map(|(_, record)| record).collect();
+        let Ok(records) = records else { return Ok(()) };
+        let needed: std::collections::HashSet<TreeDigest> =
+            records.iter().flat_map(Function::trees).collect();
+        for digest in names(&self.trees(), |name| name.parse::<TreeDigest>().ok())? {
+            if !needed.contains(&digest) {
+                discard(self, &self.trees().join(digest.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads the manifest of a leased thing and opens its folder of files.
+pub(crate) fn open_leased<T: serde::de::DeserializeOwned>(
+    lease: &Lease,
+    folder: &Path,
+    content: &str,
+    kind: &str,
+) -> Result<(T, OwnedFd), StoreError> {
+    let path = folder.join(MANIFEST);
+    let file = lease.open(MANIFEST, OFlags::RDONLY).map_err(StoreError::io("opening", &path))?;
+    let record = manifest::read_from(File::from(file), &path, kind)?;
+    let directory = lease
+        .open(content, OFlags::PATH | OFlags::DIRECTORY)
+        .map_err(StoreError::io("opening", folder.join(content)))?;
+    Ok((record, directory))
+}
+
+/// Reads every file below `path` and compares the digest with the recorded one.
+pub(crate) fn verify(path: &Path, recorded: TreeDigest) -> Result<(), StoreError> {
+    let found = digest_tree(path).map_err(StoreError::tree(path))?.digest;
+    if found == recorded {
+        Ok(())
+    } else {
+        Err(StoreError::Changed { path: path.to_owned(), recorded, found })
+    }
+}

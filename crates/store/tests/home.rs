@@ -1,0 +1,338 @@
+//! The home directory as its users see it: functions, runtimes and snapshots come, are replaced and go.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use store::{
+    CodeSource, Environment, Function, FunctionConfig, FunctionName, Handler, MemoryMegabytes, NewFunction,
+    Revision, RuntimeName, RuntimeOrigin, SettingProblem, Store, StoreError, TimeoutSeconds, WhenPresent,
+};
+
+struct Home {
+    folder: tempfile::TempDir,
+    store: Store,
+}
+
+fn runtime_name() -> RuntimeName {
+    "test.runtime".parse().unwrap()
+}
+
+fn name(text: &str) -> FunctionName {
+    text.parse().unwrap()
+}
+
+impl Home {
+    /// A home with one runtime.
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("home")).unwrap();
+        let home = Self { folder, store };
+        home.runtime("one", WhenPresent::Refuse).unwrap();
+        home
+    }
+
+    fn runtime(&self, content: &str, when: WhenPresent) -> Result<(), StoreError> {
+        let staging = self.store.stage_runtime()?;
+        fs::create_dir(staging.root()).unwrap();
+        fs::write(staging.root().join("release"), content).unwrap();
+        let origin = RuntimeOrigin::Imported { from: PathBuf::from("/somewhere") };
+        staging.publish(&runtime_name(), origin, BTreeMap::new(), when).map(drop)
+    }
+
+    fn code(&self, files: &[(&str, &str)]) -> CodeSource {
+        let folder = self.folder.path().join(format!("code-{}", uuid()));
+        for (path, content) in files {
+            let path = folder.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        CodeSource::detect(&folder).unwrap()
+    }
+
+    fn create(&self, text: &str, content: &str, when: WhenPresent) -> Result<Function, StoreError> {
+        self.store.create_function(&new(text, self.code(&[("app.py", content)]), Vec::new()), when)
+    }
+
+    fn snapshot(
+        &self,
+        function: &FunctionName,
+        revision: Revision,
+    ) -> Result<store::SnapshotEntry, StoreError> {
+        let staging = self.store.stage_snapshot()?;
+        fs::create_dir(staging.path()).unwrap();
+        fs::write(staging.path().join("memory"), "m").unwrap();
+        staging.publish(function, revision)
+    }
+
+    fn count(&self, part: &str) -> usize {
+        fs::read_dir(self.store.path().join(part)).unwrap().count()
+    }
+}
+
+fn uuid() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed).to_string()
+}
+
+fn new(text: &str, code: CodeSource, layers: Vec<CodeSource>) -> NewFunction {
+    let config = FunctionConfig {
+        runtime: runtime_name(),
+        handler: Handler::try_from("app.handler".to_owned()).unwrap(),
+        memory: MemoryMegabytes::DEFAULT,
+        timeout: TimeoutSeconds::DEFAULT,
+        environment: Environment::default(),
+    };
+    NewFunction { name: name(text), config, code, layers }
+}
+
+#[test]
+fn a_function_comes_back_as_it_was_stored() {
+    let home = Home::new();
+    let created = home.create("hello", "x", WhenPresent::Refuse).unwrap();
+    assert_eq!(Store::open(home.store.path()).unwrap().function(&name("hello")).unwrap(), created);
+    let open = home.store.open_function(&name("hello")).unwrap();
+    assert_eq!(fs::read_to_string(open.code.path.join("app.py")).unwrap(), "x");
+    assert_eq!(fs::read_to_string(open.runtime.path.join("release")).unwrap(), "one");
+    assert!(open.layers.is_none());
+    assert_eq!((home.count("staging"), home.count("trash")), (0, 0));
+}
+
+#[test]
+fn the_same_code_is_stored_once_and_goes_with_its_last_user() {
+    let home = Home::new();
+    home.create("a", "same", WhenPresent::Refuse).unwrap();
+    home.create("b", "same", WhenPresent::Refuse).unwrap();
+    assert_eq!(home.count("trees"), 1);
+    home.store.remove_function(&name("a")).unwrap();
+    assert_eq!(home.count("trees"), 1);
+    home.store.remove_function(&name("b")).unwrap();
+    assert_eq!(home.count("trees"), 0);
+    assert!(matches!(home.store.remove_function(&name("b")), Err(StoreError::NoFunction(_))));
+}
+
+#[test]
+fn a_taken_name_is_refused_unless_it_is_replaced() {
+    let home = Home::new();
+    home.create("f", "one", WhenPresent::Refuse).unwrap();
+    assert!(matches!(home.create("f", "two", WhenPresent::Refuse), Err(StoreError::FunctionExists(_))));
+    home.create("f", "two", WhenPresent::Replace).unwrap();
+    let open = home.store.open_function(&name("f")).unwrap();
+    assert_eq!(fs::read_to_string(open.code.path.join("app.py")).unwrap(), "two");
+    assert_eq!(home.count("trees"), 1, "the old code is gone");
+}
+
+#[test]
+fn layers_are_merged_and_the_last_one_wins() {
+    let home = Home::new();
+    let layers = vec![
+        home.code(&[("python/a.py", "1"), ("python/b.py", "1")]),
+        home.code(&[("python/b.py", "2"), ("bin/c", "2")]),
+    ];
+    let code = home.code(&[("app.py", "")]);
+    home.store.create_function(&new("f", code, layers), WhenPresent::Refuse).unwrap();
+    let open = home.store.open_function(&name("f")).unwrap();
+    let merged = open.layers.unwrap().path;
+    let read = |path: &str| fs::read_to_string(merged.join(path)).unwrap();
+    assert_eq!([read("python/a.py"), read("python/b.py"), read("bin/c")], ["1", "2", "2"]);
+    assert_eq!(home.count("trees"), 4, "code, two layers, and their merger");
+    home.store.verify_function(&name("f")).unwrap();
+
+    let six = (0..6).map(|_| home.code(&[("x", "")])).collect();
+    let refused = home.store.create_function(&new("g", home.code(&[("x", "")]), six), WhenPresent::Refuse);
+    assert!(matches!(refused, Err(StoreError::Setting(SettingProblem::Layers(6)))));
+}
+
+#[test]
+fn a_function_needs_its_runtime_and_protects_it() {
+    let home = Home::new();
+    let mut other = new("f", home.code(&[("x", "")]), Vec::new());
+    other.config.runtime = "absent".parse().unwrap();
+    let refused = home.store.create_function(&other, WhenPresent::Refuse);
+    assert!(matches!(refused, Err(StoreError::NoRuntime(_))));
+
+    home.create("user", "x", WhenPresent::Refuse).unwrap();
+    let refused = home.store.remove_runtime(&runtime_name(), false);
+    assert!(
+        matches!(refused, Err(StoreError::RuntimeInUse { functions, .. }) if functions == [name("user")])
+    );
+    home.store.remove_runtime(&runtime_name(), true).unwrap();
+    assert!(matches!(home.store.open_function(&name("user")), Err(StoreError::NoRuntime(_))));
+}
+
+#[test]
+fn what_is_in_use_outlives_its_removal() {
+    let home = Home::new();
+    home.create("f", "precious", WhenPresent::Refuse).unwrap();
+    let open = home.store.open_function(&name("f")).unwrap();
+    home.store.remove_function(&name("f")).unwrap();
+    home.store.remove_runtime(&runtime_name(), false).unwrap();
+    home.store.sweep().unwrap();
+    // The names are gone, the files are there for who has them open.
+    assert!(!open.code.path.exists());
+    for (directory, file, content) in
+        [(&open.code.directory, "app.py", "precious"), (&open.runtime.directory, "release", "one")]
+    {
+        assert_eq!(read_at(directory.as_fd(), file), content);
+    }
+    assert_eq!(home.count("trash"), 2);
+    drop(open);
+    home.store.sweep().unwrap();
+    assert_eq!(home.count("trash"), 0);
+}
+
+fn read_at(directory: std::os::fd::BorrowedFd<'_>, file: &str) -> String {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, file, flags, rustix::fs::Mode::empty()).unwrap();
+    let mut text = String::new();
+    fs::File::from(file).read_to_string(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn a_replaced_runtime_changes_the_revision_and_drops_its_snapshots() {
+    let home = Home::new();
+    home.create("f", "x", WhenPresent::Refuse).unwrap();
+    let before = home.store.open_function(&name("f")).unwrap().revision();
+    home.snapshot(&name("f"), before).unwrap();
+    assert!(matches!(home.runtime("two", WhenPresent::Refuse), Err(StoreError::RuntimeExists(_))));
+    home.runtime("two", WhenPresent::Replace).unwrap();
+    let after = home.store.open_function(&name("f")).unwrap();
+    assert_ne!(after.revision(), before);
+    assert_eq!(home.store.current_snapshot(&after).unwrap(), None);
+    assert_eq!(home.store.snapshots(&name("f")).unwrap(), []);
+}
+
+#[test]
+fn snapshots_are_numbered_and_the_latest_fitting_one_is_current() {
+    let home = Home::new();
+    home.create("f", "x", WhenPresent::Refuse).unwrap();
+    let open = home.store.open_function(&name("f")).unwrap();
+    let first = home.snapshot(&name("f"), open.revision()).unwrap();
+    let second = home.snapshot(&name("f"), open.revision()).unwrap();
+    assert_eq!((first.id.number(), second.id.number()), (1, 2));
+    assert_eq!(home.store.current_snapshot(&open).unwrap(), Some(second.clone()));
+    home.store.remove_snapshot(&name("f"), &second.id).unwrap();
+    assert_eq!(home.store.current_snapshot(&open).unwrap(), Some(first.clone()));
+    let gone = home.store.open_snapshot(&name("f"), &second.id);
+    assert!(matches!(gone, Err(StoreError::NoSnapshot { .. })));
+
+    drop(open);
+    // A leased snapshot stays on disk when its whole function goes.
+    let (_, lease) = home.store.open_snapshot(&name("f"), &first.id).unwrap();
+    home.store.remove_function(&name("f")).unwrap();
+    home.store.sweep().unwrap();
+    assert_eq!(home.count("trash"), 1);
+    drop(lease);
+    home.store.sweep().unwrap();
+    assert_eq!(home.count("trash"), 0);
+}
+
+#[test]
+fn a_snapshot_of_a_removed_function_is_not_published() {
+    let home = Home::new();
+    home.create("f", "x", WhenPresent::Refuse).unwrap();
+    let revision = home.store.open_function(&name("f")).unwrap().revision();
+    home.store.remove_function(&name("f")).unwrap();
+    assert!(matches!(home.snapshot(&name("f"), revision), Err(StoreError::NoFunction(_))));
+    assert_eq!(home.count("staging"), 0);
+}
+
+#[test]
+fn what_a_crash_left_in_staging_is_swept_and_what_is_being_made_is_not() {
+    let home = Home::new();
+    let running = home.store.stage_runtime().unwrap();
+    let abandoned = home.store.path().join("staging/0123");
+    fs::create_dir_all(abandoned.join("runtime/root")).unwrap();
+    fs::write(home.store.path().join("staging/0123.lock"), "").unwrap();
+    home.store.sweep().unwrap();
+    assert!(!abandoned.exists());
+    assert_eq!(home.count("staging"), 2, "the running one with its lock");
+    assert!(running.root().parent().unwrap().exists());
+}
+
+#[test]
+fn a_zip_that_is_refused_leaves_nothing_behind() {
+    let home = Home::new();
+    let path = home.folder.path().join("evil.zip");
+    let mut zip = zip::ZipWriter::new(fs::File::create(&path).unwrap());
+    zip.start_file("../../escaped", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(b"x").unwrap();
+    zip.finish().unwrap();
+    let code = CodeSource::detect(&path).unwrap();
+    let refused = home.store.create_function(&new("f", code, Vec::new()), WhenPresent::Refuse);
+    assert!(matches!(refused, Err(StoreError::Code { .. })), "{refused:?}");
+    assert_eq!((home.count("functions"), home.count("trees"), home.count("staging")), (0, 0, 0));
+}
+
+#[test]
+fn only_folders_and_zips_are_code() {
+    let home = Home::new();
+    let text = home.folder.path().join("app.py");
+    fs::write(&text, "def handler(): pass").unwrap();
+    assert!(CodeSource::detect(&text).is_err());
+    assert!(CodeSource::detect(Path::new("/nonexistent/code")).is_err());
+}
+
+#[test]
+fn changed_files_and_damaged_records_are_found() {
+    let home = Home::new();
+    home.create("f", "x", WhenPresent::Refuse).unwrap();
+    home.create("g", "y", WhenPresent::Refuse).unwrap();
+    let path = home.store.open_function(&name("f")).unwrap().code.path;
+    fs::write(path.join("app.py"), "changed").unwrap();
+    assert!(matches!(home.store.verify_function(&name("f")), Err(StoreError::Changed { .. })));
+
+    let record = home.store.path().join("functions/f.json");
+    let text = fs::read_to_string(&record).unwrap().replace("app.handler", "app.hindler");
+    fs::write(&record, text).unwrap();
+    assert!(matches!(home.store.function(&name("f")), Err(StoreError::Damaged { .. })));
+    // The damaged one hides nobody, and nothing is collected while its trees are unknown.
+    let listed = home.store.functions().unwrap();
+    assert_eq!(listed.iter().map(|(_, record)| record.is_ok()).collect::<Vec<_>>(), [false, true]);
+    home.store.remove_function(&name("g")).unwrap();
+    assert_eq!(home.count("trees"), 2);
+    // A damaged function can be removed.
+    home.store.remove_function(&name("f")).unwrap();
+    assert_eq!(home.count("trees"), 0);
+
+    // A record under another function's name is not believed.
+    home.create("h", "z", WhenPresent::Refuse).unwrap();
+    fs::copy(home.store.path().join("functions/h.json"), home.store.path().join("functions/i.json")).unwrap();
+    assert!(matches!(home.store.function(&name("i")), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_crash_before_the_record_leaves_the_last_good_state() {
+    let home = Home::new();
+    home.create("f", "one", WhenPresent::Refuse).unwrap();
+    // What a writer killed between its temporary file and the rename leaves.
+    fs::write(home.store.path().join("functions/f.json.0123.new"), "{\"sch").unwrap();
+    assert_eq!(home.store.functions().unwrap().len(), 1);
+    assert!(home.store.function(&name("f")).is_ok());
+    home.store.sweep().unwrap();
+    assert_eq!(home.count("functions"), 1);
+}
+
+#[test]
+fn several_writers_do_not_disturb_each_other() {
+    let home = Home::new();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let home = &home;
+            scope.spawn(move || {
+                for round in 0..5 {
+                    let text = format!("f{writer}");
+                    home.create(&text, &format!("{round}"), WhenPresent::Replace).unwrap();
+                    home.store.open_function(&name(&text)).unwrap();
+                }
+                home.store.remove_function(&name(&format!("f{writer}"))).unwrap();
+            });
+        }
+    });
+    assert_eq!((home.count("trees"), home.count("functions"), home.count("staging")), (0, 0, 0));
+}
