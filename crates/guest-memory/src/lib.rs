@@ -8,9 +8,14 @@
 //! instead of killing the process. This crate knows nothing of KVM, snapshots or system calls.
 
 mod copy;
+mod counters;
+mod file_cache;
 mod host_mapping;
+mod read_in;
 mod residency;
 
 pub use copy::{AccessError, HostSpan};
+pub use counters::ProcessFaults;
+pub use file_cache::cached_pages;
 pub use host_mapping::{Advice, GuestMemory, MapError, Protection, Source};
 pub use residency::PageState;

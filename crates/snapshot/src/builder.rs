@@ -69,7 +69,11 @@ impl SnapshotBuilder {
         Ok(())
     }
 
-    fn add_own<T: Serialize>(
+    /// Adds a section whose payload is `value` in postcard.
+    ///
+    /// # Errors
+    /// As [`SnapshotBuilder::section`]; [`ErrorKind::Misuse`] for a value that postcard can't encode.
+    pub fn section_postcard<T: Serialize>(
         &mut self,
         kind: SectionKind,
         version: u16,
@@ -111,7 +115,7 @@ impl SnapshotBuilder {
     }
 
     fn add_memory_sections(&mut self, stored: &PageSet, checksums: &[u32]) -> Result<(), SnapshotError> {
-        self.add_own(SectionKind::STORED_PAGES, STORED_PAGES_VERSION, stored)?;
+        self.section_postcard(SectionKind::STORED_PAGES, STORED_PAGES_VERSION, stored)?;
         let bytes = checksums.iter().flat_map(|checksum| checksum.to_le_bytes()).collect();
         self.add(SectionKind::MEMORY_CHECKSUMS, 1, bytes)
     }
@@ -127,7 +131,7 @@ impl SnapshotBuilder {
             return Err(SnapshotError::new(ErrorKind::Misuse, "publishing", self.directory.path(), detail));
         };
         let manifest = self.manifest.clone();
-        self.add_own(SectionKind::MANIFEST, MANIFEST_VERSION, &manifest)?;
+        self.section_postcard(SectionKind::MANIFEST, MANIFEST_VERSION, &manifest)?;
         let mut offset = Header::encoded_length(self.sections.len()) as u64;
         let mut entries = Vec::with_capacity(self.sections.len());
         for (kind, version, bytes) in &self.sections {

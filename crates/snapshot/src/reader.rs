@@ -160,6 +160,19 @@ impl Snapshot {
         self.reader(&self.directory.join(STATE_FILE)).section_version(kind, version)
     }
 
+    /// Reads the section `kind`, which must have `version`, checks it and decodes its payload from postcard. What the value
+    /// means is for the caller to check.
+    ///
+    /// # Errors
+    /// As [`Snapshot::section_version`], and [`ErrorKind::Corrupt`] for bytes that are no such value.
+    pub fn section_postcard<T: DeserializeOwned>(
+        &self,
+        kind: SectionKind,
+        version: u16,
+    ) -> Result<T, SnapshotError> {
+        self.reader(&self.directory.join(STATE_FILE)).decode(kind, version)
+    }
+
     /// An error about the content of section `kind`, for a producer whose decoder refuses it.
     pub fn section_error(&self, kind: SectionKind, detail: impl Into<String>) -> SnapshotError {
         let path = self.directory.join(STATE_FILE);

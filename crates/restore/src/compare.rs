@@ -1,0 +1,94 @@
+//! The full-memory comparison: every page of a restored guest against what the snapshot and the guest's files say.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileExt;
+
+use guest_memory::GuestMemory;
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use snapshot::Snapshot;
+
+use crate::error::RestoreError;
+use crate::layout::{Backing, GuestLayout, Region};
+
+const WINDOW: PageCount = PageCount(256);
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// Compares all of a restored guest's memory, before the guest runs, with what it has to be, and returns the pages that
+/// are wrong. Reads everything: a check for tests and for `--verify-memory`, not for a restore that is in a hurry.
+///
+/// # Errors
+/// When the snapshot, a file or guest memory can't be read.
+pub fn wrong_pages(
+    memory: &GuestMemory,
+    snapshot: &Snapshot,
+    layout: &GuestLayout,
+    guest_files: &[BorrowedFd<'_>],
+) -> Result<PageSet, RestoreError> {
+    // The kernel lets a process read its own protected pages this way, and answers EIO for what isn't backed.
+    let whole = PageRange::new(PageIndex(0), layout.page_count());
+    let actual =
+        File::open("/proc/self/mem").map_err(|source| RestoreError::Read { range: whole, source })?;
+    let mut wrong = PageSet::new();
+    let (mut expected, mut found) = (vec![0; WINDOW.bytes() as usize], vec![0; WINDOW.bytes() as usize]);
+    for region in layout.regions().iter().filter(|region| region.backing != Backing::Absent) {
+        let mut start = region.range.start;
+        while start < region.range.end() {
+            let window = PageRange::new(start, WINDOW.min(PageCount(region.range.end().0 - start.0)));
+            let failed = |source| RestoreError::Read { range: window, source };
+            let length = window.count.bytes() as usize;
+            let expected = expected.get_mut(..length).unwrap_or_default();
+            let found = found.get_mut(..length).unwrap_or_default();
+            content(snapshot, region, guest_files, window, expected)?;
+            actual.read_exact_at(found, memory.host_address(window.start.address())).map_err(failed)?;
+            let pairs = expected.as_chunks::<PAGE>().0.iter().zip(found.as_chunks::<PAGE>().0);
+            for (page, (expected, found)) in window.iter().zip(pairs) {
+                if expected != found {
+                    wrong.insert(PageRange::new(page, PageCount(1)));
+                }
+            }
+            start = window.end();
+        }
+    }
+    Ok(wrong)
+}
+
+/// What `window` of `region` has to hold.
+fn content(
+    snapshot: &Snapshot,
+    region: &Region,
+    guest_files: &[BorrowedFd<'_>],
+    window: PageRange,
+    into: &mut [u8],
+) -> Result<(), RestoreError> {
+    let failed = |source| RestoreError::Read { range: window, source };
+    into.fill(0);
+    if let Backing::File { file, offset, .. } = region.backing {
+        let supplied = guest_files.len();
+        let file =
+            *guest_files.get(file.0 as usize).ok_or(RestoreError::MissingFile { index: file.0, supplied })?;
+        let offset = offset + (window.start.0 - region.range.start.0) * PAGE_SIZE;
+        read_to_end(file, offset, into).map_err(failed)?;
+    }
+    for run in snapshot.stored_pages().within(window) {
+        let from = (run.start.0 - window.start.0) as usize * PAGE;
+        let piece = into.get_mut(from..from + run.count.bytes() as usize).unwrap_or_default();
+        snapshot.memory_file().read_exact_at(piece, run.start.address().0).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Reads until the buffer or the file ends.
+fn read_to_end(file: BorrowedFd<'_>, offset: u64, into: &mut [u8]) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pread(file, rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(())
+}

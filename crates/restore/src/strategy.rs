@@ -1,0 +1,78 @@
+//! The restore strategies.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// How a guest's memory comes back from its snapshot.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RestoreStrategy {
+    /// The memory file is mapped, the guest's own faults read it: what Firecracker does.
+    OnDemand,
+    /// As on-demand, after making sure that the memory file is in the page cache.
+    Cached,
+    /// A recorded working set is read and installed through userfaultfd before the guest runs; every other page is
+    /// served one fault at a time (REAP, ASPLOS 2021).
+    Reap,
+    /// A recorded loading set is brought in by a thread of its own while the guest runs (FaaSnap, EuroSys 2022).
+    #[default]
+    #[serde(rename = "faasnap")]
+    FaaSnap,
+    /// All of memory is read before the guest runs.
+    Eager,
+}
+
+impl RestoreStrategy {
+    /// Every strategy.
+    pub const ALL: [Self; 5] = [Self::OnDemand, Self::Cached, Self::Reap, Self::FaaSnap, Self::Eager];
+
+    /// The name a user types.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OnDemand => "on-demand",
+            Self::Cached => "cached",
+            Self::Reap => "reap",
+            Self::FaaSnap => "faasnap",
+            Self::Eager => "eager",
+        }
+    }
+}
+
+impl fmt::Display for RestoreStrategy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is no restore strategy.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("\"{0}\" is not a restore strategy: use on-demand, cached, reap, faasnap or eager")]
+pub struct UnknownStrategy(pub String);
+
+impl FromStr for RestoreStrategy {
+    type Err = UnknownStrategy;
+
+    fn from_str(name: &str) -> Result<Self, UnknownStrategy> {
+        Self::ALL
+            .into_iter()
+            .find(|strategy| strategy.name() == name)
+            .ok_or_else(|| UnknownStrategy(name.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_back() {
+        for strategy in RestoreStrategy::ALL {
+            assert_eq!(strategy.to_string().parse(), Ok(strategy));
+            assert_eq!(serde_json::to_string(&strategy).unwrap(), format!("\"{strategy}\""));
+        }
+        assert!("warm".parse::<RestoreStrategy>().is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! Restores of a small guest with every kind of region, compared page by page.
+
+mod sample;
+mod strategies;

@@ -1,0 +1,303 @@
+//! The restore timeline: one typed record of what a restore and the invocation behind it took.
+//!
+//! Logs, REPORT lines, metrics, benchmarks and plots all read this record. Times are nanoseconds of the host's monotonic
+//! clock since the request, so that the processes of one machine (node, worker) can write into the same record.
+
+use std::fmt;
+use std::fs;
+
+use guest_memory::ProcessFaults;
+use pages::PAGE_SIZE;
+use serde::{Deserialize, Serialize};
+
+use crate::strategy::RestoreStrategy;
+
+/// A named piece of the way from request to answer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// A worker process was found or started.
+    WorkerReady,
+    /// The snapshot's header, table and layout were read and checked.
+    SnapshotOpened,
+    /// The plan was made; the loading-set file's table was read for it.
+    Planned,
+    /// Cached only: pages missing from the page cache were read.
+    MadeResident,
+    /// The plan was applied.
+    Mapped,
+    /// Eager and REAP: content was read and installed before the guest runs.
+    Prefetched,
+    /// The loader's own time, beside the guest's: from its start to the last page.
+    Loaded,
+    /// KVM_CREATE_VM and its settings.
+    VmCreated,
+    /// Memory slots were given to KVM.
+    SlotsSet,
+    /// vCPUs were created.
+    VcpusCreated,
+    /// vCPU, process and descriptor state was put back.
+    StateRestored,
+    /// Cold start only: the guest was booted and initialised.
+    Initialised,
+    /// The guest ran until the first exit that one of its instructions caused.
+    FirstExit,
+    /// The guest ran until the function's answer was complete.
+    Answered,
+    /// The instance was torn down.
+    TornDown,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::WorkerReady => "worker ready",
+            Self::SnapshotOpened => "snapshot opened",
+            Self::Planned => "planned",
+            Self::MadeResident => "made resident",
+            Self::Mapped => "mapped",
+            Self::Prefetched => "prefetched",
+            Self::Loaded => "loaded (beside)",
+            Self::VmCreated => "vm created",
+            Self::SlotsSet => "slots set",
+            Self::VcpusCreated => "vcpus created",
+            Self::StateRestored => "state restored",
+            Self::Initialised => "initialised",
+            Self::FirstExit => "first exit",
+            Self::Answered => "answered",
+            Self::TornDown => "torn down",
+        })
+    }
+}
+
+/// When a phase was, in nanoseconds since the request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PhaseRecord {
+    /// Which.
+    pub phase: Phase,
+    /// Its begin.
+    pub start_ns: u64,
+    /// Its end.
+    pub end_ns: u64,
+}
+
+/// Faults by kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FaultCounts {
+    /// Served from memory: page cache, zero page, copy-on-write.
+    pub minor: u64,
+    /// Waited for the disk.
+    pub major: u64,
+    /// Served by our own userfault server.
+    pub userfault: u64,
+}
+
+/// What became of the loading set, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct LoadingSetUse {
+    /// Size of the loading set.
+    pub bytes: u64,
+    /// What the loader had brought in at the end.
+    pub loaded_bytes: u64,
+    /// Pages of it that the guest changed (their private copies differ from the file), at the end.
+    pub written_bytes: u64,
+}
+
+/// The record. Make one when the request arrives; every step adds to it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Timeline {
+    /// The host's CLOCK_MONOTONIC at the request, in nanoseconds.
+    pub request_at_ns: u64,
+    /// How memory came back; none for a cold or a warm start.
+    pub strategy: Option<RestoreStrategy>,
+    /// Why the strategy's recording could not be used, when it fell back to faults on demand.
+    pub fell_back: Option<String>,
+    /// Phases in the order in which they were recorded.
+    pub phases: Vec<PhaseRecord>,
+    /// Mappings that the plan made.
+    pub regions_mapped: u64,
+    /// Faults of this process since the record was made.
+    pub faults: FaultCounts,
+    /// Bytes that this process caused to be read from disk since then; none where the kernel doesn't say.
+    pub bytes_read: Option<u64>,
+    /// What became of the loading set, for strategies that have one.
+    pub loading_set: Option<LoadingSetUse>,
+    /// Resident set of this process at the end, in bytes.
+    pub resident_bytes: u64,
+    /// Counters when the record was made.
+    #[serde(skip)]
+    before: Counters,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Counters {
+    faults: ProcessFaults,
+    bytes_read: Option<u64>,
+}
+
+impl Counters {
+    fn now() -> Self {
+        Self { faults: ProcessFaults::of_this_process(), bytes_read: bytes_read() }
+    }
+}
+
+/// `read_bytes` of /proc/self/io; needs a kernel with task I/O accounting.
+fn bytes_read() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/io").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("read_bytes: "))?.trim().parse().ok()
+}
+
+fn resident_bytes() -> Option<u64> {
+    let text = fs::read_to_string("/proc/self/statm").ok()?;
+    text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(PAGE_SIZE)
+}
+
+/// The host's monotonic clock, in nanoseconds.
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+impl Timeline {
+    /// A record for a request that arrives now, in this process.
+    pub fn start() -> Self {
+        Self::since(monotonic_ns())
+    }
+
+    /// A record for a request that arrived when CLOCK_MONOTONIC was `request_at_ns`, in whichever process of this machine.
+    pub fn since(request_at_ns: u64) -> Self {
+        Self {
+            request_at_ns,
+            strategy: None,
+            fell_back: None,
+            phases: Vec::new(),
+            regions_mapped: 0,
+            faults: FaultCounts::default(),
+            bytes_read: None,
+            loading_set: None,
+            resident_bytes: 0,
+            before: Counters::now(),
+        }
+    }
+
+    /// Nanoseconds since the request.
+    pub fn now_ns(&self) -> u64 {
+        monotonic_ns().saturating_sub(self.request_at_ns)
+    }
+
+    /// Does `work` and records it as `phase`.
+    pub fn measure<T>(&mut self, phase: Phase, work: impl FnOnce() -> T) -> T {
+        let start_ns = self.now_ns();
+        let result = work();
+        self.record(phase, start_ns, self.now_ns());
+        result
+    }
+
+    /// Records that `phase` lasted from the end of the last one on this record until now.
+    pub fn reached(&mut self, phase: Phase) {
+        let start_ns = self.phases.last().map_or(0, |record| record.end_ns);
+        self.record(phase, start_ns, self.now_ns());
+    }
+
+    /// Records a phase with times from elsewhere, in nanoseconds since the request.
+    pub fn record(&mut self, phase: Phase, start_ns: u64, end_ns: u64) {
+        self.phases.push(PhaseRecord { phase, start_ns, end_ns });
+    }
+
+    /// When `phase` ended, in nanoseconds since the request.
+    pub fn end_of(&self, phase: Phase) -> Option<u64> {
+        self.phases.iter().rev().find(|record| record.phase == phase).map(|record| record.end_ns)
+    }
+
+    /// Reads the counters of this process: faults, bytes read, resident set.
+    pub fn finish(&mut self) {
+        let now = Counters::now();
+        self.faults.minor = now.faults.minor.saturating_sub(self.before.faults.minor);
+        self.faults.major = now.faults.major.saturating_sub(self.before.faults.major);
+        self.bytes_read =
+            now.bytes_read.zip(self.before.bytes_read).map(|(now, before)| now.saturating_sub(before));
+        self.resident_bytes = resident_bytes().unwrap_or(0);
+    }
+}
+
+/// Milliseconds with a thousandth.
+struct Milliseconds(u64);
+
+impl fmt::Display for Milliseconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:9.3} ms", self.0 as f64 / 1e6)
+    }
+}
+
+impl fmt::Display for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let strategy = self.strategy.map_or("none", RestoreStrategy::name);
+        writeln!(f, "restore strategy   {strategy}")?;
+        if let Some(reason) = &self.fell_back {
+            writeln!(f, "fell back          {reason}")?;
+        }
+        for PhaseRecord { phase, start_ns, end_ns } in &self.phases {
+            let took = Milliseconds(end_ns.saturating_sub(*start_ns));
+            writeln!(f, "{phase:18} {took}   until {}", Milliseconds(*end_ns))?;
+        }
+        let FaultCounts { minor, major, userfault } = self.faults;
+        writeln!(f, "faults             {minor} minor, {major} major, {userfault} by userfault")?;
+        match self.bytes_read {
+            Some(bytes) => writeln!(f, "read from disk     {} KiB", bytes >> 10)?,
+            None => writeln!(f, "read from disk     unknown: this kernel doesn't count it")?,
+        }
+        writeln!(f, "regions mapped     {}", self.regions_mapped)?;
+        if let Some(LoadingSetUse { bytes, loaded_bytes, written_bytes }) = self.loading_set {
+            writeln!(
+                f,
+                "loading set        {} KiB, {} KiB loaded, {} KiB written",
+                bytes >> 10,
+                loaded_bytes >> 10,
+                written_bytes >> 10
+            )?;
+        }
+        write!(f, "resident           {} KiB", self.resident_bytes >> 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_follow_each_other_and_survive_json() {
+        let mut timeline = Timeline::start();
+        timeline.measure(Phase::Mapped, || ());
+        timeline.reached(Phase::FirstExit);
+        timeline.finish();
+        assert_eq!(timeline.phases[0].end_ns, timeline.phases[1].start_ns);
+        let text = serde_json::to_string(&timeline).unwrap();
+        let read: Timeline = serde_json::from_str(&text).unwrap();
+        assert_eq!(read.phases, timeline.phases);
+        assert_eq!(read.end_of(Phase::FirstExit), Some(timeline.phases[1].end_ns));
+    }
+
+    #[test]
+    fn the_table_names_strategy_phases_and_faults() {
+        let timeline = Timeline {
+            strategy: Some(RestoreStrategy::Reap),
+            phases: vec![PhaseRecord { phase: Phase::Mapped, start_ns: 1_000_000, end_ns: 1_500_000 }],
+            faults: FaultCounts { minor: 3, major: 2, userfault: 1 },
+            ..Timeline::start()
+        };
+        let text = timeline.to_string();
+        assert!(text.contains("restore strategy   reap\n"), "{text}");
+        assert!(text.contains("mapped                 0.500 ms   until     1.500 ms"), "{text}");
+        assert!(text.contains("3 minor, 2 major, 1 by userfault"), "{text}");
+    }
+
+    #[test]
+    fn touched_memory_shows_as_faults() {
+        let mut timeline = Timeline::start();
+        let touched = vec![1u8; 4 << 20];
+        timeline.finish();
+        assert_eq!(touched.len(), 4 << 20);
+        assert!(timeline.faults.minor > 0);
+        assert!(timeline.resident_bytes > 4 << 20);
+    }
+}
