@@ -134,7 +134,13 @@ pub struct Saver {
     objects: Vec<SavedObject>,
     /// Keyed by the data address of the Arc; the Arc is kept alive here so that no address is used twice.
     known: HashMap<usize, (ObjectId, Arc<dyn Any + Send + Sync>)>,
+    /// Addresses of the objects being saved right now, outermost first.
+    open: Vec<usize>,
 }
+
+/// How deep objects may refer to objects. A guest can nest epoll sets and send sockets through sockets; the depth bounds
+/// the recursion of saving, and so of restoring.
+const MAX_DEPTH: usize = 64;
 
 impl Saver {
     /// Saves `object` unless it was saved before, and returns its number. `Arc<dyn FileObject>` and the like coerce.
@@ -146,7 +152,19 @@ impl Saver {
         if let Some((id, _)) = self.known.get(&address) {
             return Ok(*id);
         }
-        let payload = object.save(self)?;
+        let refuse = |reason| SaveError::NotSnapshotable { object: object.kind().to_owned(), reason };
+        if self.open.contains(&address) {
+            return Err(refuse(
+                "it is reachable from itself (a socket sent through itself); close one of the two",
+            ));
+        }
+        if self.open.len() >= MAX_DEPTH {
+            return Err(refuse("more than 64 objects are nested in each other"));
+        }
+        self.open.push(address);
+        let payload = object.save(self);
+        self.open.pop();
+        let payload = payload?;
         let id = ObjectId(self.objects.len() as u32);
         self.objects.push(SavedObject { kind: object.kind().to_owned(), payload });
         self.known.insert(address, (id, object));
@@ -187,6 +205,8 @@ pub struct RestoreContext {
     pub clock: Arc<crate::clock::Clock>,
     /// The guest's network.
     pub network: Arc<crate::net::Network>,
+    /// What pipes, timers, sockets and their kin share.
+    pub ipc: Arc<crate::ipc::Ipc>,
 }
 
 impl<'a> Restorer<'a> {

@@ -208,9 +208,22 @@ pub trait FileObject: Object {
         None
     }
 
+    /// The object as a socket, if it is one.
+    fn as_socket(&self) -> Option<&dyn crate::net::Socket> {
+        None
+    }
+
+    /// Whether a blocking write goes on until every byte is taken (pipes, stream sockets, terminals): the system-call
+    /// layer then waits and calls [`FileObject::write`] again after a partial write. Messages and counters are taken
+    /// whole or not at all.
+    fn writes_fully(&self) -> bool {
+        false
+    }
+
     /// What /proc/self/fd shows, e.g. "pipe:[12]" or an absolute path.
     fn describe(&self) -> String;
 
-    /// Called when the last descriptor of an open file is closed (also when a snapshot's process ends).
+    /// Called when the last descriptor of an open file is closed (also when a snapshot's process ends). Objects that
+    /// several open files may share (pipe ends reached through /proc/self/fd) count by `Drop` instead.
     fn closed(&self) {}
 }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 pub use dispatch::{dispatch, name as syscall_name};
 
 use crate::clock::Deadline;
-use crate::file::{Fd, OpenFile};
+use crate::file::{Fd, OpenFile, Origin};
 use crate::mm::Mm;
 use crate::task::{CpuState, Fpu, Process, Thread};
 use crate::wait::{WaitQueue, Wake};
@@ -128,6 +128,69 @@ impl Cx<'_> {
                 return Ok(None);
             }
             parker.park(limit);
+        }
+    }
+
+    /// Sends `signal` to the calling thread (SIGPIPE after EPIPE).
+    pub fn raise_on_self(&self, signal: i32) {
+        self.thread.raise(signal);
+    }
+
+    /// Runs `body` with the thread's signal mask replaced by `mask` if there is one (ppoll, pselect6, epoll_pwait). A
+    /// signal that ends the wait is delivered under the temporary mask, and its handler returns to the old one.
+    ///
+    /// # Errors
+    /// The body's.
+    pub fn with_signal_mask<T>(
+        &mut self,
+        mask: Option<u64>,
+        body: impl FnOnce(&mut Self) -> Result<T, Stop>,
+    ) -> Result<T, Stop> {
+        let Some(mask) = mask else { return body(self) };
+        let old = self.thread.swap_signal_mask(mask);
+        let outcome = body(self);
+        match outcome {
+            // The mask in force decides which handler runs; delivery puts the old one back.
+            Err(Stop::Interrupted(_)) => self.thread.restore_signal_mask_after_delivery(old),
+            _ => {
+                self.thread.swap_signal_mask(old);
+            }
+        }
+        outcome
+    }
+
+    /// Writes as write(2) does to `file`: a blocking pipe, stream socket or terminal takes every byte before the call
+    /// returns, and a signal in between makes it return what was taken so far. `attempt` writes what it can at once.
+    /// EPIPE raises SIGPIPE unless `quiet` (MSG_NOSIGNAL).
+    ///
+    /// # Errors
+    /// As [`Cx::wait`].
+    pub fn write_file(
+        &self,
+        file: &OpenFile,
+        from: &mut Origin<'_>,
+        deadline: Option<Deadline>,
+        quiet: bool,
+        mut attempt: impl FnMut(&OpenFile, &mut Origin<'_>) -> Result<usize, Errno>,
+    ) -> SysResult {
+        let fully = file.object.writes_fully() && !file.nonblocking();
+        let mut done = 0_usize;
+        loop {
+            match self.wait_file(file, deadline, || attempt(file, from)) {
+                Ok(count) => {
+                    done += count;
+                    if !fully || count == 0 || from.remaining() == 0 {
+                        return Ok(done as u64);
+                    }
+                }
+                Err(_) if done > 0 => return Ok(done as u64),
+                Err(stop) => {
+                    if stop == Stop::Errno(Errno::PIPE) && !quiet {
+                        self.raise_on_self(libc::SIGPIPE);
+                    }
+                    return Err(stop);
+                }
+            }
         }
     }
 

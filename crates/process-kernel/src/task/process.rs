@@ -11,6 +11,7 @@ use super::{CpuState, Limits, Thread, UnsupportedCalls};
 use crate::clock::Clock;
 use crate::file::FdTable;
 use crate::fs::Vfs;
+use crate::ipc::Ipc;
 use crate::mm::Mm;
 use crate::net::Network;
 
@@ -70,6 +71,8 @@ pub struct Process {
     pub vfs: Arc<Vfs>,
     /// Network.
     pub network: Arc<Network>,
+    /// What pipes, timers, sockets and their kin share.
+    pub ipc: Arc<Ipc>,
     /// Clocks.
     pub clock: Arc<Clock>,
     /// Resource limits.

@@ -19,6 +19,16 @@ pub struct Thread {
     kick: Mutex<Option<Box<dyn Fn() + Send>>>,
     /// The deadline of the call being served; kept while the call is run again.
     call_deadline: Mutex<Option<Deadline>>,
+    signals: Mutex<ThreadSignals>,
+}
+
+/// Signal state of one thread; bit `n - 1` of a set stands for signal `n`.
+#[derive(Default)]
+struct ThreadSignals {
+    blocked: u64,
+    pending: u64,
+    /// The mask that the next delivered handler returns to, when a call replaced it for its duration.
+    after_delivery: Option<u64>,
 }
 
 impl Thread {
@@ -44,5 +54,23 @@ impl Thread {
     /// The deadline of the call being served: the one it got the first time, else `first`.
     pub fn call_deadline(&self, first: impl FnOnce() -> Deadline) -> Deadline {
         *self.call_deadline.lock().get_or_insert_with(first)
+    }
+
+    /// Makes `signal` pending for this thread.
+    pub fn raise(&self, signal: i32) {
+        if (1..=64).contains(&signal) {
+            self.signals.lock().pending |= 1 << (signal - 1);
+            self.attention.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Replaces the signal mask and returns the old one.
+    pub fn swap_signal_mask(&self, mask: u64) -> u64 {
+        std::mem::replace(&mut self.signals.lock().blocked, mask)
+    }
+
+    /// Leaves the present mask in force until a signal is delivered (or found not to be), then returns to `mask`.
+    pub fn restore_signal_mask_after_delivery(&self, mask: u64) {
+        self.signals.lock().after_delivery = Some(mask);
     }
 }
