@@ -30,7 +30,7 @@ pub use error_type::ErrorType;
 pub use event::{After, Event, StreamError};
 pub use invocation::{CognitoIdentity, Invocation, ResponseMode};
 pub use lifecycle::RuntimeState;
-pub use outcome::{ExitReason, Health, Outcome};
+pub use outcome::{ExitReason, Outcome};
 pub use server::{
     Config, ConnectionId, DeliverError, OpenError, ReleasedRuntime, ResumeError, RuntimeApi, SavedState,
 };

@@ -76,39 +76,10 @@ pub enum ExitReason {
     Signal(u8),
 }
 
-/// What may be done with an instance after an invocation.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum Health {
-    /// It may take the next invocation.
-    Ready,
-    /// Its runtime is gone or in doubt: its place may be filled by a restore from the snapshot.
-    MustRestore,
-    /// The worker can't be trusted either: end its process.
-    Discard,
-}
-
 impl Outcome {
     /// Whether the answer carries `X-Amz-Function-Error: Unhandled`. AWS sends no other value today.
     pub const fn is_function_error(&self) -> bool {
         !matches!(self, Self::Response { .. })
-    }
-
-    /// What may be done with the instance.
-    pub const fn health(&self) -> Health {
-        match self {
-            // A runtime that reported an error, or a response that was too large, goes on to the next invocation by itself.
-            Self::Response { .. }
-            | Self::HandlerError { .. }
-            | Self::StreamError(_)
-            | Self::ResponseTooLarge => Health::Ready,
-            Self::TimedOut { .. }
-            | Self::Exited(_)
-            | Self::OutOfMemory
-            | Self::ResponseTruncated
-            | Self::InitFailed { .. }
-            | Self::RestoreFailed { .. } => Health::MustRestore,
-            Self::Sandbox { .. } => Health::Discard,
-        }
     }
 
     /// The body that the caller gets, JSON except for a function's own answer.
@@ -257,7 +228,7 @@ mod tests {
         let error_type = ErrorType::from_header(None);
         let outcome = Outcome::HandlerError { error_type, payload: payload.clone() };
         assert_eq!(outcome.payload("id"), payload);
-        assert_eq!((outcome.status(), outcome.health()), (Status::Success, Health::Ready));
+        assert_eq!(outcome.status(), Status::Success);
     }
 
     #[test]
@@ -265,6 +236,5 @@ mod tests {
         let outcome = Outcome::Sandbox { message: "a \"b\"\n".to_owned() };
         let value: serde_json::Value = serde_json::from_slice(&outcome.payload("id")).unwrap();
         assert_eq!(value["errorMessage"], "RequestId: id Error: a \"b\"\n");
-        assert_eq!(outcome.health(), Health::Discard);
     }
 }
