@@ -1,0 +1,13 @@
+//! The messages themselves. Plain data: no behaviour, no types of other crates.
+
+mod from_worker;
+mod to_worker;
+
+pub use from_worker::{
+    Answer, Booted, Ending, Exit, Failure, FailureKind, FromWorker, Health, LogStream, Restored,
+    SnapshotPoint, Snapshotted, Timeline, Usage,
+};
+pub use to_worker::{
+    Configuration, Credentials, GuestKind, InheritedDescriptor, Invoke, Limits, Mount, NetworkPolicy,
+    RestoreRequest, RuntimeService, ToWorker,
+};

@@ -1,0 +1,190 @@
+//! What a node asks of a worker.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::descriptors::Descriptor;
+
+/// A node's message. Configure comes first and once; then Boot or Restore, once; then the others.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum ToWorker {
+    /// What the instance is. Answered by [`Ready`](crate::FromWorker::Ready).
+    Configure(Box<Configuration>),
+    /// Start the program from the beginning. Answered by [`Booted`](crate::FromWorker::Booted) when it has initialised.
+    Boot,
+    /// Continue from a snapshot. Answered by [`Restored`](crate::FromWorker::Restored).
+    Restore(RestoreRequest),
+    /// Run the function once. Answered by [`Answered`](crate::FromWorker::Answered).
+    Invoke(Box<Invoke>),
+    /// Write a snapshot and go on. Answered by [`Snapshotted`](crate::FromWorker::Snapshotted).
+    Snapshot {
+        /// The directory to fill, empty; whoever asks publishes it.
+        into: Descriptor,
+    },
+    /// Deliver a signal to the guest's program: a terminal's interrupt or change of size.
+    Signal {
+        /// The signal's number on x86-64 Linux.
+        number: u8,
+    },
+    /// End the guest and the worker. Answered by the end of the socket.
+    Stop,
+}
+
+/// What an instance is.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Configuration {
+    /// What runs the program.
+    pub guest: GuestKind,
+    /// An open `/dev/kvm`, for a worker that can't open it itself.
+    pub kvm: Option<Descriptor>,
+    /// The directory that is the guest's `/`.
+    pub root: Descriptor,
+    /// Directories that appear elsewhere in the guest, outer ones first.
+    pub mounts: Vec<Mount>,
+    /// The program: an absolute path in the guest, or a name to look up in the environment's `PATH`.
+    pub program: ByteBuf,
+    /// The arguments, the program's own name first.
+    pub arguments: Vec<ByteBuf>,
+    /// The environment, as names and values.
+    pub environment: Vec<(ByteBuf, ByteBuf)>,
+    /// The working directory in the guest.
+    pub working_directory: ByteBuf,
+    /// Descriptors that the program starts with. Without 1 and 2 here, standard output and error come as
+    /// [`Log`](crate::FromWorker::Log).
+    pub inherited: Vec<InheritedDescriptor>,
+    /// What the guest may use.
+    pub limits: Limits,
+    /// What of the network the guest sees.
+    pub network: NetworkPolicy,
+    /// The Runtime API, for a function; `None` for an ordinary program.
+    pub runtime: Option<RuntimeService>,
+}
+
+/// What runs the program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum GuestKind {
+    /// The program alone in a virtual machine; the worker serves its system calls.
+    Process,
+    /// A Linux kernel in a virtual machine, the program in it.
+    Linux,
+}
+
+/// A directory that appears in the guest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Mount {
+    /// The directory.
+    pub source: Descriptor,
+    /// Its absolute path in the guest.
+    pub target: ByteBuf,
+    /// Whether the guest may change it.
+    pub writable: bool,
+}
+
+/// A descriptor that the guest's program starts with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InheritedDescriptor {
+    /// Its number in the guest.
+    pub number: u32,
+    /// The descriptor.
+    pub descriptor: Descriptor,
+}
+
+/// What a guest may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Limits {
+    /// Memory in bytes.
+    pub memory: u64,
+    /// The private `/tmp`, in bytes.
+    pub tmp: u64,
+    /// Threads and processes.
+    pub tasks: u32,
+    /// Open descriptors.
+    pub open_files: u32,
+    /// How long init may take, before-snapshot hooks included.
+    pub init_timeout: Duration,
+    /// How long a restore may take, after-restore hooks included.
+    pub restore_timeout: Duration,
+}
+
+/// What of the network a guest sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum NetworkPolicy {
+    /// Its own loopback only.
+    Loopback,
+    /// Outbound connections through the worker's network namespace.
+    Outbound,
+}
+
+/// The Runtime API of a function.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RuntimeService {
+    /// Whether the calls around a snapshot exist.
+    pub snap_start: bool,
+    /// What a request for credentials must carry.
+    pub authorization_token: Option<String>,
+    /// The function's version, for the START line.
+    pub version: String,
+    /// What the runtime is called in the log, for the RESTORE_START line.
+    pub runtime_version: String,
+}
+
+/// Credentials for the function.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The access key's id.
+    pub access_key_id: String,
+    /// The secret key.
+    pub secret_access_key: String,
+    /// The session token.
+    pub token: String,
+    /// When they expire, as RFC 3339 text.
+    pub expiration: String,
+}
+
+/// Secrets don't belong in logs.
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Credentials")
+            .field("access_key_id", &self.access_key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A restore.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RestoreRequest {
+    /// The snapshot's directory.
+    pub snapshot: Descriptor,
+    /// The restore strategy's name. An unknown one is refused, never replaced.
+    pub strategy: String,
+    /// Where to put a recording of the pages that the next invocation uses; `None`: none is made.
+    pub record_into: Option<Descriptor>,
+    /// The function's credentials.
+    pub credentials: Option<Credentials>,
+}
+
+/// One invocation.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Invoke {
+    /// Identifies the invocation.
+    pub request_id: String,
+    /// The event.
+    pub payload: ByteBuf,
+    /// The function's timeout, counted from delivery to the runtime.
+    pub timeout: Duration,
+    /// The function's ARN, with the qualifier only when the caller gave one.
+    pub invoked_function_arn: String,
+    /// The X-Ray trace header.
+    pub trace_id: Option<String>,
+    /// The client context as JSON text.
+    pub client_context: Option<String>,
+    /// Identity and identity pool of a caller through Cognito.
+    pub cognito_identity: Option<(String, String)>,
+    /// The tenant on whose behalf the call is made.
+    pub tenant_id: Option<String>,
+    /// Whether the caller takes the answer as it comes.
+    pub streaming: bool,
+}
