@@ -356,8 +356,9 @@ impl RuntimeApi {
         ReleasedRuntime::Released
     }
 
-    /// Bytes held on behalf of the guest: input, output, bodies, events. Whatever the guest sends, it stays under 48 MiB when
-    /// events are taken in time, and two events' size is reached only by an event and a response of the largest size.
+    /// Bytes held on behalf of the guest: input, output, bodies, events not taken. With the default number of connections
+    /// and events taken after each call it stays under 48 MiB whatever the guest sends; an orderly client needs an event's
+    /// size and a response's.
     pub fn held(&self) -> usize {
         let served = |served: &Served| served.http.held() + served.exchange.held();
         let connections: usize = self.state.connections.values().map(served).sum();
