@@ -55,3 +55,27 @@ pub(crate) fn writev(fd: BorrowedFd<'_>, vector: &[libc::iovec]) -> Result<usize
     // SAFETY: as in `pwritev`.
     outcome(unsafe { libc::writev(fd.as_raw_fd(), vector.as_ptr(), vector.len() as libc::c_int) })
 }
+
+/// Atomically updates the word at a host address inside guest memory; returns the old value.
+///
+/// Safe to call only with an address that [`crate::mm::Mm`] has just checked, under its lock: mapped, writable, anonymous.
+pub(crate) fn update_word(address: u64, change: &mut dyn FnMut(u32) -> Option<u32>) -> u32 {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    // SAFETY: the one caller, `Mm::update_word`, holds the address-space lock and has checked that the aligned word lies in a
+    // writable anonymous host mapping, which only a holder of that lock can replace. Atomic access is right beside the
+    // guest's own.
+    let word = unsafe { AtomicU32::from_ptr(address as *mut u32) };
+    word.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).unwrap_or_else(|old| old)
+}
+
+/// The CPUID instruction.
+pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> std::arch::x86_64::CpuidResult {
+    std::arch::x86_64::__cpuid_count(leaf, subleaf)
+}
+
+/// Resident memory of this process, bytes.
+pub(crate) fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
+    pages * pages::PAGE_SIZE
+}

@@ -17,4 +17,5 @@ pub mod net;
 pub mod object;
 pub mod syscall;
 pub mod task;
+mod vdso;
 pub mod wait;

@@ -265,3 +265,34 @@ impl Mm {
         spans.first().map(|span| span.address).ok_or(Errno::FAULT)
     }
 }
+
+impl Mm {
+    /// Atomically replaces the aligned word at `address` by what `change` makes of it; `None` leaves it. Returns the old
+    /// value. Only private anonymous memory qualifies: nothing but a system call of the guest itself, which the lock keeps
+    /// out, could take it away meanwhile.
+    ///
+    /// # Errors
+    /// EINVAL when not aligned, EFAULT for anything but writable anonymous memory.
+    pub fn update_word(
+        &self,
+        address: u64,
+        mut change: impl FnMut(u32) -> Option<u32>,
+    ) -> Result<u32, Errno> {
+        if address % 4 != 0 {
+            return Err(Errno::INVAL);
+        }
+        let mut space = self.space.write();
+        let suitable = space.areas.find(address).is_some_and(|area| {
+            area.access.contains(Access::WRITE) && matches!(area.backing, super::Backing::Anonymous)
+        });
+        if !suitable {
+            return Err(Errno::FAULT);
+        }
+        let page = address & !(PAGE_SIZE - 1);
+        self.assign(&mut space, page..page + PAGE_SIZE)?;
+        let page = space.assigned.page(address).ok_or(Errno::FAULT)?;
+        let physical = page.address() + (address & (PAGE_SIZE - 1));
+        let word = self.memory.host_address(physical);
+        Ok(crate::host::update_word(word, &mut change))
+    }
+}

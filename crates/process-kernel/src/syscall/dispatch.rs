@@ -6,7 +6,13 @@ use rustix::io::Errno;
 use super::{Arguments, Cx, SysResult};
 
 /// Families, asked in turn; each answers `None` for numbers that are not its own.
-const FAMILIES: &[fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>] = &[];
+const FAMILIES: &[fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>] = &[
+    super::memory::dispatch,
+    super::thread::dispatch,
+    super::signal::dispatch,
+    super::time::dispatch,
+    super::identity::dispatch,
+];
 
 /// Serves one system call. What no family knows is counted by name and answers ENOSYS.
 ///

@@ -5,6 +5,11 @@
 //! interrupt it; an interrupted call is run again at the same instruction (see [`Restart`]).
 
 mod dispatch;
+mod identity;
+mod memory;
+mod signal;
+mod thread;
+mod time;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,34 +134,6 @@ impl Cx<'_> {
             }
             parker.park(limit);
         }
-    }
-
-    /// Sends `signal` to the calling thread (SIGPIPE after EPIPE).
-    pub fn raise_on_self(&self, signal: i32) {
-        self.thread.raise(signal);
-    }
-
-    /// Runs `body` with the thread's signal mask replaced by `mask` if there is one (ppoll, pselect6, epoll_pwait). A
-    /// signal that ends the wait is delivered under the temporary mask, and its handler returns to the old one.
-    ///
-    /// # Errors
-    /// The body's.
-    pub fn with_signal_mask<T>(
-        &mut self,
-        mask: Option<u64>,
-        body: impl FnOnce(&mut Self) -> Result<T, Stop>,
-    ) -> Result<T, Stop> {
-        let Some(mask) = mask else { return body(self) };
-        let old = self.thread.swap_signal_mask(mask);
-        let outcome = body(self);
-        match outcome {
-            // The mask in force decides which handler runs; delivery puts the old one back.
-            Err(Stop::Interrupted(_)) => self.thread.restore_signal_mask_after_delivery(old),
-            _ => {
-                self.thread.swap_signal_mask(old);
-            }
-        }
-        outcome
     }
 
     /// Writes as write(2) does to `file`: a blocking pipe, stream socket or terminal takes every byte before the call

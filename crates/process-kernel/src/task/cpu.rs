@@ -49,6 +49,12 @@ pub trait Fpu {
     /// Loads a standard-format XSAVE area. Returns whether it was acceptable.
     fn load(&mut self, area: &[u8]) -> bool;
 
+    /// Bytes of the area that a program can see, in the standard format (CPUID leaf 0xd for the enabled features).
+    fn user_size(&self) -> usize;
+
+    /// The enabled state components (XCR0).
+    fn features(&self) -> u64;
+
     /// Loads the state that a new program starts with.
     fn reset(&mut self);
 }

@@ -1,6 +1,7 @@
 //! What the guest asked for and did not get, so that a user sees why a program failed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 #[derive(Default, Debug)]
 pub struct UnsupportedCalls {
     counts: Mutex<BTreeMap<u64, u64>>,
+    second_process: AtomicBool,
 }
 
 /// Distinct numbers kept: a guest that calls random numbers must not fill the worker's memory.
@@ -19,6 +21,16 @@ impl UnsupportedCalls {
         let mut counts = self.counts.lock();
         if counts.len() < MAX_KINDS || counts.contains_key(&number) {
             *counts.entry(number).or_default() += 1;
+        }
+    }
+
+    /// Notes an attempt to make a second process; said once in the log.
+    pub fn second_process(&self) {
+        if !self.second_process.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the program tried to start a second process (fork, vfork or clone), which a process guest does not have yet: \
+                 the call answers ENOSYS"
+            );
         }
     }
 
