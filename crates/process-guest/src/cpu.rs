@@ -1,0 +1,270 @@
+//! One vCPU as a guest thread sees it: CPL3 registers in, an event out.
+
+use std::sync::Arc;
+
+use guest_memory::GuestMemory;
+use machine::{Exit, Kicker, MachineError, Vcpu, Vm, kvm_msr_entry, kvm_sregs};
+use pages::{PageCount, PageIndex};
+use process_kernel::mm::Mm;
+use process_kernel::task::{CpuState, Fpu, Registers};
+
+use crate::entry;
+use crate::exception::Exception;
+use crate::guest::GuestError;
+
+const MSR_STAR: u32 = 0xc000_0081;
+const MSR_LSTAR: u32 = 0xc000_0082;
+const MSR_CSTAR: u32 = 0xc000_0083;
+const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
+/// Flags cleared on entry to the stub; it never runs on, so this only keeps the processor in a defined state.
+const SYSCALL_FLAG_MASK: u64 = 0x4_7700;
+/// x87, SSE, AVX and AVX-512 state: what KVM's 4096-byte XSAVE area carries. Tiles (AMX) and PKRU are left out.
+const USABLE_FEATURES: u64 = 0xe7;
+
+/// Why guest code stopped.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The `syscall` instruction; its number is in `rax`.
+    SystemCall,
+    /// An exception.
+    Exception(Exception),
+    /// An access that the host mapping forbids or could not serve.
+    HostFault,
+    /// Kicked.
+    Interrupted,
+    /// The vCPU can't go on.
+    Dead(String),
+}
+
+/// A vCPU set up for CPL3.
+pub(crate) struct GuestCpu {
+    vcpu: Vcpu,
+    memory: Arc<GuestMemory>,
+    page: PageIndex,
+    /// System registers at CPL3; FS and GS bases vary.
+    user: kvm_sregs,
+    features: u64,
+    user_size: usize,
+}
+
+impl GuestCpu {
+    /// Makes vCPU number `id` of `vm`.
+    pub fn new(vm: &Vm, id: u64, mm: &Mm) -> Result<Self, GuestError> {
+        let page = mm.supervisor_pages(PageCount(1)).map_err(GuestError::Memory)?;
+        entry::write_cpu_page(mm.memory(), page).map_err(GuestError::SupervisorPage)?;
+        let vcpu = vm.create_vcpu(id)?;
+        let fresh = vcpu.system_registers()?;
+        let mut user = entry::user_system_registers(&fresh, mm.page_table_root(), page);
+        if vcpu.write_system_registers(&user).is_err() {
+            user = entry::without_xsave(&user);
+            vcpu.write_system_registers(&user)?;
+        }
+        let msr = |index, data| kvm_msr_entry { index, data, ..kvm_msr_entry::default() };
+        vcpu.set_msrs(&[
+            msr(MSR_STAR, entry::star()),
+            msr(MSR_LSTAR, entry::syscall_entry()),
+            msr(MSR_CSTAR, entry::syscall_entry()),
+            msr(MSR_SYSCALL_MASK, SYSCALL_FLAG_MASK),
+        ])?;
+        let features = host_features();
+        vcpu.set_xcr0(features)?;
+        vcpu.follow_host_tsc();
+        let mut cpu =
+            Self { vcpu, memory: mm.memory().clone(), page, user, features, user_size: area_size(features) };
+        cpu.reset();
+        Ok(cpu)
+    }
+
+    /// A handle that makes the vCPU leave guest code.
+    pub fn kicker(&self) -> Kicker {
+        self.vcpu.kicker()
+    }
+
+    /// Makes the calling thread the vCPU's driver.
+    pub fn attach(&mut self) -> machine::Attached {
+        self.vcpu.attach()
+    }
+
+    /// Runs guest code at CPL3 from `cpu`, and leaves in `cpu` what it was at the event.
+    pub fn enter(&mut self, cpu: &mut CpuState) -> Event {
+        self.user.fs.base = cpu.fs_base;
+        self.user.gs.base = cpu.gs_base;
+        self.vcpu.set_system_registers(&self.user);
+        store(&cpu.registers, self.vcpu.registers());
+        self.vcpu.registers_changed();
+        let exit = self.vcpu.run();
+        let at_exit = load(self.vcpu.registers());
+        match exit {
+            Exit::PortWrite { port: entry::SYSCALL_PORT } => {
+                // The instruction left the return address in rcx and the flags in r11 (Intel SDM vol. 2, SYSCALL).
+                cpu.registers = Registers { rip: at_exit.rcx, rflags: at_exit.r11, ..at_exit };
+                cpu.original_rax = at_exit.rax as i64;
+                Event::SystemCall
+            }
+            Exit::PortWrite { port } if port < 32 => self.exception(port as u8, at_exit, cpu),
+            Exit::PortWrite { port } => Event::Dead(format!("write to port {port:#x} from a stub")),
+            Exit::Interrupted | Exit::HostFault if at_exit.rip >= process_kernel::mm::layout::USER_END => {
+                // Inside a stub: nothing of the program has happened since, so it is simply entered again there.
+                self.finish_stub(cpu)
+            }
+            Exit::Interrupted => {
+                cpu.registers = at_exit;
+                cpu.original_rax = -1;
+                Event::Interrupted
+            }
+            Exit::HostFault => {
+                cpu.registers = at_exit;
+                cpu.original_rax = -1;
+                Event::HostFault
+            }
+            Exit::Dead(reason) => {
+                cpu.registers = at_exit;
+                Event::Dead(reason)
+            }
+        }
+    }
+
+    /// The vCPU was interrupted between the event at CPL3 and the stub's `out`: runs the stub to its end.
+    fn finish_stub(&mut self, cpu: &mut CpuState) -> Event {
+        for _ in 0..64 {
+            let exit = self.vcpu.run();
+            let at_exit = load(self.vcpu.registers());
+            match exit {
+                Exit::PortWrite { port: entry::SYSCALL_PORT } => {
+                    cpu.registers = Registers { rip: at_exit.rcx, rflags: at_exit.r11, ..at_exit };
+                    cpu.original_rax = at_exit.rax as i64;
+                    return Event::SystemCall;
+                }
+                Exit::PortWrite { port } if port < 32 => return self.exception(port as u8, at_exit, cpu),
+                Exit::Interrupted => {}
+                Exit::HostFault => return Event::Dead("an entry stub's page is not accessible".to_owned()),
+                Exit::PortWrite { port } => {
+                    return Event::Dead(format!("write to port {port:#x} from a stub"));
+                }
+                Exit::Dead(reason) => return Event::Dead(reason),
+            }
+        }
+        Event::Dead("an entry stub did not come to its end".to_owned())
+    }
+
+    fn exception(&mut self, vector: u8, at_exit: Registers, cpu: &mut CpuState) -> Event {
+        let has_error = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
+        let mut frame = [0u64; 6];
+        let words = if has_error { &mut frame[..] } else { &mut frame[1..] };
+        let Some(at) = entry::exception_frame(self.page, at_exit.rsp) else {
+            return Event::Dead(format!("exception {vector} at CPL0, stack pointer {:#x}", at_exit.rsp));
+        };
+        let mut bytes = vec![0; words.len() * 8];
+        if self.memory.read(at, &mut bytes).is_err() {
+            return Event::Dead("an exception frame can't be read".to_owned());
+        }
+        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+            *word = u64::from_le_bytes(*bytes);
+        }
+        let [error, rip, _cs, rflags, rsp, _ss] = frame;
+        cpu.registers = Registers { rip, rflags, rsp, ..at_exit };
+        cpu.original_rax = -1;
+        let address = if vector == 14 {
+            match self.vcpu.system_registers() {
+                Ok(registers) => registers.cr2,
+                Err(error) => return Event::Dead(error.to_string()),
+            }
+        } else {
+            0
+        };
+        Event::Exception(Exception { vector, error, address })
+    }
+}
+
+impl Fpu for GuestCpu {
+    fn xsave(&mut self) -> Vec<u8> {
+        // A vCPU that can't be read can't be run either: the next entry reports it.
+        self.vcpu.xsave().unwrap_or_else(|_: MachineError| vec![0; 4096])
+    }
+
+    fn load(&mut self, area: &[u8]) -> bool {
+        self.vcpu.set_xsave(area).is_ok()
+    }
+
+    fn reset(&mut self) {
+        // FCW and MXCSR as after finit and reset (System V ABI, AMD64, 3.4.1); everything else zero.
+        let mut area = vec![0; 4096];
+        area[0..2].copy_from_slice(&0x37f_u16.to_le_bytes());
+        area[24..28].copy_from_slice(&0x1f80_u32.to_le_bytes());
+        area[512] = 3;
+        self.load(&area);
+    }
+
+    fn user_size(&self) -> usize {
+        self.user_size
+    }
+
+    fn features(&self) -> u64 {
+        self.features
+    }
+}
+
+/// The state components that this processor has enabled and guests may use.
+fn host_features() -> u64 {
+    let leaf = std::arch::x86_64::__cpuid_count(0xd, 0);
+    (u64::from(leaf.edx) << 32 | u64::from(leaf.eax)) & USABLE_FEATURES
+}
+
+/// Bytes of a standard-format XSAVE area with `features` (Intel SDM vol. 1, 13.4.3).
+fn area_size(features: u64) -> usize {
+    (2..8)
+        .filter(|feature| features >> feature & 1 == 1)
+        .map(|feature| {
+            let leaf = std::arch::x86_64::__cpuid_count(0xd, feature);
+            (leaf.eax + leaf.ebx) as usize
+        })
+        .max()
+        .unwrap_or(576)
+        .min(4096)
+}
+
+fn store(from: &Registers, to: &mut machine::kvm_regs) {
+    *to = machine::kvm_regs {
+        rax: from.rax,
+        rbx: from.rbx,
+        rcx: from.rcx,
+        rdx: from.rdx,
+        rsi: from.rsi,
+        rdi: from.rdi,
+        rsp: from.rsp,
+        rbp: from.rbp,
+        r8: from.r8,
+        r9: from.r9,
+        r10: from.r10,
+        r11: from.r11,
+        r12: from.r12,
+        r13: from.r13,
+        r14: from.r14,
+        r15: from.r15,
+        rip: from.rip,
+        rflags: from.rflags | 2,
+    };
+}
+
+fn load(from: &machine::kvm_regs) -> Registers {
+    Registers {
+        rax: from.rax,
+        rbx: from.rbx,
+        rcx: from.rcx,
+        rdx: from.rdx,
+        rsi: from.rsi,
+        rdi: from.rdi,
+        rsp: from.rsp,
+        rbp: from.rbp,
+        r8: from.r8,
+        r9: from.r9,
+        r10: from.r10,
+        r11: from.r11,
+        r12: from.r12,
+        r13: from.r13,
+        r14: from.r14,
+        r15: from.r15,
+        rip: from.rip,
+        rflags: from.rflags,
+    }
+}
