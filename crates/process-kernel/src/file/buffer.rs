@@ -158,6 +158,18 @@ impl Origin<'_> {
         }
     }
 
+    /// The first 8 bytes as a number, without moving on.
+    ///
+    /// # Errors
+    /// EFAULT, or EINVAL when there are fewer.
+    pub fn peek_u64(&self) -> Result<u64, Errno> {
+        let mut copy = match self {
+            Self::Own(buffer) => Origin::Own(buffer),
+            Self::Guest { memory, spans } => Origin::Guest { memory, spans: spans.clone() },
+        };
+        copy.take(8)?.try_into().map(u64::from_ne_bytes).map_err(|_| Errno::INVAL)
+    }
+
     /// Runs a host system call over the remaining pieces and moves on by what it transferred.
     ///
     /// # Errors

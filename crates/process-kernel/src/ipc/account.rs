@@ -29,8 +29,14 @@ impl MemoryAccount {
     /// # Errors
     /// ENOMEM when the account is exhausted.
     pub fn charge(self: &Arc<Self>, bytes: usize) -> Result<Charge, Errno> {
-        let charge = Charge { account: self.clone(), bytes: 0 };
-        charge.grown(bytes)
+        let mut charge = self.empty_charge();
+        charge.grow(bytes)?;
+        Ok(charge)
+    }
+
+    /// A charge of nothing yet.
+    pub fn empty_charge(self: &Arc<Self>) -> Charge {
+        Charge { account: self.clone(), bytes: 0 }
     }
 }
 
@@ -42,11 +48,6 @@ pub struct Charge {
 }
 
 impl Charge {
-    fn grown(mut self, bytes: usize) -> Result<Self, Errno> {
-        self.grow(bytes)?;
-        Ok(self)
-    }
-
     /// Charges `bytes` more.
     ///
     /// # Errors

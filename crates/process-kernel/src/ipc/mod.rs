@@ -4,17 +4,27 @@
 //! [`Ipc`] is what these objects share within one process.
 
 mod account;
+mod anonymous;
+pub(crate) mod chunk_queue;
+mod eventfd;
 mod log_sink;
+mod pipe;
+mod signalfd;
 #[cfg(test)]
 pub(crate) mod testing;
 mod timer_queue;
+mod timerfd;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use account::{Charge, MemoryAccount};
+pub use eventfd::EventFd;
 pub use log_sink::{LogOutput, LogSink, LogStream};
+pub use pipe::{Pipe, PipeEnd};
+pub use signalfd::{SignalFd, SignalHook, SignalRecord, SignalSource};
 pub use timer_queue::{TimerId, TimerQueue};
+pub use timerfd::{TimerClock, TimerFd};
 
 use crate::clock::Clock;
 use crate::object::RestoreFn;
@@ -31,6 +41,8 @@ pub struct Ipc {
     pub timers: Arc<TimerQueue>,
     /// Where the function's standard output and error go.
     pub log: Arc<LogOutput>,
+    /// What signal files read.
+    pub signals: Arc<SignalHook>,
     /// Inode numbers of pipes, sockets and anonymous objects.
     next_inode: AtomicU64,
 }
@@ -42,6 +54,7 @@ impl Ipc {
             account: MemoryAccount::new(BUFFER_LIMIT),
             timers: TimerQueue::new(clock),
             log: Arc::default(),
+            signals: Arc::default(),
             next_inode: AtomicU64::new(FIRST_INODE),
         })
     }
@@ -62,5 +75,12 @@ const FIRST_INODE: u64 = 4096;
 
 /// How the object kinds of this module are restored.
 pub fn registry() -> Vec<(&'static str, RestoreFn)> {
-    vec![(LogSink::KIND, LogSink::restore as RestoreFn)]
+    vec![
+        (LogSink::KIND, LogSink::restore as RestoreFn),
+        (EventFd::KIND, EventFd::restore),
+        (SignalFd::KIND, SignalFd::restore),
+        (TimerFd::KIND, TimerFd::restore),
+        (Pipe::KIND, Pipe::restore),
+        (PipeEnd::KIND, PipeEnd::restore),
+    ]
 }
