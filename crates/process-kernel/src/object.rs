@@ -195,6 +195,7 @@ pub struct Restorer<'a> {
     /// The environment that objects are made in (file systems, hooks).
     pub context: &'a RestoreContext,
     registry: &'a HashMap<&'static str, RestoreFn>,
+    depth: usize,
 }
 
 /// What objects need from the process that is being restored.
@@ -216,7 +217,7 @@ impl<'a> Restorer<'a> {
         context: &'a RestoreContext,
         registry: &'a HashMap<&'static str, RestoreFn>,
     ) -> Self {
-        Self { saved, made: HashMap::new(), context, registry }
+        Self { saved, made: HashMap::new(), context, registry, depth: 0 }
     }
 
     /// The object with number `id`, made now if it wasn't before. Objects refer only to lower numbers, so a damaged
@@ -231,10 +232,15 @@ impl<'a> Restorer<'a> {
         let bad = RestoreError::BadReference { id: id.0, wanted: "object" };
         let Some(saved) = self.saved.get(id.0 as usize) else { return Err(bad) };
         let Some(restore) = self.registry.get(saved.kind.as_str()) else { return Err(bad) };
+        if self.depth > MAX_DEPTH {
+            return Err(bad);
+        }
         // An object is saved after everything that it refers to: shrinking the view makes a cycle impossible.
         let whole = self.saved;
         self.saved = &whole[..id.0 as usize];
+        self.depth += 1;
         let made = restore(&saved.payload, self);
+        self.depth -= 1;
         self.saved = whole;
         let made = made?;
         self.made.insert(id, made.clone());

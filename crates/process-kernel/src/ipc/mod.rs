@@ -6,6 +6,7 @@
 mod account;
 mod anonymous;
 pub(crate) mod chunk_queue;
+mod epoll;
 mod eventfd;
 mod log_sink;
 mod pipe;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use account::{Charge, MemoryAccount};
+pub use epoll::{Epoll, Event, Interest};
 pub use eventfd::EventFd;
 pub use log_sink::{LogOutput, LogSink, LogStream};
 pub use pipe::{Pipe, PipeEnd};
@@ -77,6 +79,7 @@ const FIRST_INODE: u64 = 4096;
 pub fn registry() -> Vec<(&'static str, RestoreFn)> {
     vec![
         (LogSink::KIND, LogSink::restore as RestoreFn),
+        (Epoll::KIND, Epoll::restore),
         (EventFd::KIND, EventFd::restore),
         (SignalFd::KIND, SignalFd::restore),
         (TimerFd::KIND, TimerFd::restore),
