@@ -12,6 +12,10 @@ const FAMILIES: &[fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>] = &[
     super::signal::dispatch,
     super::time::dispatch,
     super::identity::dispatch,
+    super::pipe::dispatch,
+    super::event::dispatch,
+    super::poll::dispatch,
+    super::timer_fd::dispatch,
 ];
 
 /// Serves one system call. What no family knows is counted by name and answers ENOSYS.

@@ -5,11 +5,15 @@
 //! interrupt it; an interrupted call is run again at the same instruction (see [`Restart`]).
 
 mod dispatch;
+mod event;
 mod identity;
 mod memory;
+mod pipe;
+mod poll;
 mod signal;
 mod thread;
 mod time;
+mod timer_fd;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +21,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 pub use dispatch::{dispatch, name as syscall_name};
+pub use pipe::{pipe_size, set_pipe_size};
 
 use crate::clock::Deadline;
 use crate::file::{Fd, OpenFile, Origin};

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::futex::FutexTable;
-use super::signal::ProcessSignals;
+use super::signal::{ProcessSignalSource, ProcessSignals};
 use super::{CpuState, Limits, Thread, UnsupportedCalls};
 use crate::clock::Clock;
 use crate::file::FdTable;
@@ -171,7 +171,7 @@ pub enum PauseError {
 impl Process {
     /// A process without threads.
     pub fn new(parts: ProcessParts) -> Arc<Self> {
-        Arc::new(Self {
+        let process = Arc::new(Self {
             mm: parts.mm,
             files: parts.files,
             vfs: parts.vfs,
@@ -190,7 +190,10 @@ impl Process {
             threads: Mutex::new(BTreeMap::new()),
             state: Mutex::new(RunState::default()),
             changed: Condvar::new(),
-        })
+        });
+        let source = ProcessSignalSource(Arc::downgrade(&process));
+        process.ipc.signals.set_source(Arc::new(source));
+        process
     }
 
     /// A thread id that was never given out; the first is the process id.

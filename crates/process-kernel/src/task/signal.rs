@@ -1,6 +1,7 @@
 //! Signals: sets, actions, queues, sending.
 
 use std::collections::VecDeque;
+use std::sync::Weak;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::process::{ExitStatus, Process};
 use super::thread::Thread;
+use crate::ipc::{SignalRecord, SignalSource};
 use crate::wait::WaitQueue;
 
 /// A set of signals: bit `n - 1` stands for signal `n`.
@@ -389,6 +391,7 @@ impl Process {
             thread.notify();
         }
         self.signals.arrived.notify();
+        self.ipc.signals.signal_arrived();
         Ok(())
     }
 
@@ -411,6 +414,7 @@ impl Process {
             thread.notify();
         }
         self.signals.arrived.notify();
+        self.ipc.signals.signal_arrived();
         Ok(())
     }
 
@@ -423,6 +427,38 @@ impl Process {
     /// Signals pending for `thread` or the process.
     pub fn pending_for(&self, thread: &Thread) -> SignalSet {
         thread.signals.lock().pending.set() | self.signals.pending()
+    }
+}
+
+/// The process's signals as signal files take them. Reading does not tell which thread reads, so a signal that was sent to
+/// one thread can be read by any.
+pub(super) struct ProcessSignalSource(pub Weak<Process>);
+
+impl ProcessSignalSource {
+    fn with_pending<T>(&self, set: SignalSet, found: impl Fn(&Process, &Thread) -> Option<T>) -> Option<T> {
+        let process = self.0.upgrade()?;
+        let threads = process.threads();
+        let pending = threads.iter().find(|thread| process.pending_for(thread) & set != 0)?;
+        found(&process, pending)
+    }
+}
+
+impl SignalSource for ProcessSignalSource {
+    fn take(&self, set: SignalSet) -> Option<SignalRecord> {
+        let info = self.with_pending(set, |process, thread| process.take_pending(thread, set))?;
+        let mut record = [0; 128];
+        // struct signalfd_siginfo: signal, errno, code, pid, uid; the value at 44 and 48, the address at 72.
+        record[0..4].copy_from_slice(&info.signal.to_le_bytes());
+        record[8..12].copy_from_slice(&info.code.to_le_bytes());
+        record[12..20].copy_from_slice(&info.first.to_le_bytes());
+        record[44..48].copy_from_slice(&(info.second as u32).to_le_bytes());
+        record[48..56].copy_from_slice(&info.second.to_le_bytes());
+        record[72..80].copy_from_slice(&info.first.to_le_bytes());
+        Some(record)
+    }
+
+    fn pending(&self, set: SignalSet) -> bool {
+        self.with_pending(set, |_, _| Some(())).is_some()
     }
 }
 
