@@ -140,6 +140,11 @@ impl GuestMemory {
         self.base as u64 + address.0
     }
 
+    /// The page at a host virtual address inside the reservation.
+    pub(crate) fn page_at_host(&self, address: u64) -> pages::PageIndex {
+        pages::PageIndex::containing(GuestPhysical(address.wrapping_sub(self.base as u64)))
+    }
+
     pub(crate) fn check(&self, range: PageRange) -> Result<(), MapError> {
         let inside = range.start.0.checked_add(range.count.0).is_some_and(|end| end <= self.reserved.0);
         if inside { Ok(()) } else { Err(MapError::OutOfRange { range, reserved: self.reserved }) }

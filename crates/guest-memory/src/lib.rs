@@ -13,9 +13,11 @@ mod file_cache;
 mod host_mapping;
 mod read_in;
 mod residency;
+mod userfault;
 
 pub use copy::{AccessError, HostSpan};
 pub use counters::ProcessFaults;
-pub use file_cache::cached_pages;
+pub use file_cache::{FileResidency, cached_count};
 pub use host_mapping::{Advice, GuestMemory, MapError, Protection, Source};
 pub use residency::PageState;
+pub use userfault::{Installed, Userfault};

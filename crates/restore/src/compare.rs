@@ -1,16 +1,15 @@
 //! The full-memory comparison: every page of a restored guest against what the snapshot and the guest's files say.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt;
 
-use guest_memory::GuestMemory;
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use guest_memory::{GuestMemory, Protection};
+use pages::{PAGE_SIZE, PageCount, PageRange, PageSet};
 use snapshot::Snapshot;
 
 use crate::error::RestoreError;
-use crate::layout::{Backing, GuestLayout, Region};
+use crate::layout::{Access, Backing, GuestLayout, Region};
 
 const WINDOW: PageCount = PageCount(256);
 const PAGE: usize = PAGE_SIZE as usize;
@@ -26,22 +25,22 @@ pub fn wrong_pages(
     layout: &GuestLayout,
     guest_files: &[BorrowedFd<'_>],
 ) -> Result<PageSet, RestoreError> {
-    // The kernel lets a process read its own protected pages this way, and answers EIO for what isn't backed.
-    let whole = PageRange::new(PageIndex(0), layout.page_count());
-    let actual =
-        File::open("/proc/self/mem").map_err(|source| RestoreError::Read { range: whole, source })?;
     let mut wrong = PageSet::new();
     let (mut expected, mut found) = (vec![0; WINDOW.bytes() as usize], vec![0; WINDOW.bytes() as usize]);
     for region in layout.regions().iter().filter(|region| region.backing != Backing::Absent) {
+        if region.access == Access::None {
+            memory.protect(region.range, Protection::Read)?;
+        }
         let mut start = region.range.start;
         while start < region.range.end() {
             let window = PageRange::new(start, WINDOW.min(PageCount(region.range.end().0 - start.0)));
-            let failed = |source| RestoreError::Read { range: window, source };
             let length = window.count.bytes() as usize;
             let expected = expected.get_mut(..length).unwrap_or_default();
             let found = found.get_mut(..length).unwrap_or_default();
             content(snapshot, region, guest_files, window, expected)?;
-            actual.read_exact_at(found, memory.host_address(window.start.address())).map_err(failed)?;
+            memory
+                .read(window.start.address(), found)
+                .map_err(|error| RestoreError::Read { range: window, source: io::Error::other(error) })?;
             let pairs = expected.as_chunks::<PAGE>().0.iter().zip(found.as_chunks::<PAGE>().0);
             for (page, (expected, found)) in window.iter().zip(pairs) {
                 if expected != found {
@@ -49,6 +48,9 @@ pub fn wrong_pages(
                 }
             }
             start = window.end();
+        }
+        if region.access == Access::None {
+            memory.protect(region.range, Protection::None)?;
         }
     }
     Ok(wrong)

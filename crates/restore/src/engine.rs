@@ -1,18 +1,26 @@
 //! The entry: from a snapshot and a layout to memory that a guest can run on.
 
-use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
-use guest_memory::{GuestMemory, cached_pages};
+use guest_memory::{Advice, FileResidency, GuestMemory, Userfault};
 use pages::{PageCount, PageIndex, PageRange, PageSet};
-use snapshot::Snapshot;
+use snapshot::{Snapshot, SnapshotError};
 
 use crate::error::RestoreError;
-use crate::layout::{GuestLayout, LayoutError};
+use crate::handle::{Background, RestoreHandle, RestoreWarning};
+use crate::layout::{Backing, GuestLayout, LayoutError};
+use crate::loader::{self, FailureHook, Loader, LoaderJob};
+use crate::loading_set::LoadingSet;
 use crate::mapper::{self, Sources};
-use crate::plan::{MapStep, RestorePlan, StoredPages};
-use crate::strategy::RestoreStrategy;
+use crate::plan::{MapStep, PlacedRun, RestorePlan, StoredPages};
+use crate::reap::{Server, ServerJob, WorkingSet};
+use crate::recorder::Prepared;
+use crate::recording::{RecordingOptions, memory_pages};
+use crate::strategy::{RestoreStrategy, Techniques};
 use crate::timeline::{Phase, Timeline};
 
 /// Gaps up to this size are mapped from the memory file with their neighbours: a page of a hole costs the guest about what
@@ -21,8 +29,20 @@ const MERGE_GAP: PageCount = PageCount(8);
 /// At most this many mappings of the memory file, well under the kernel's default limit of 65,530 (`vm.max_map_count`).
 const MAX_MAPPINGS: usize = 8192;
 
+/// Whether the invocation behind a restore is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Record {
+    /// It is not.
+    #[default]
+    No,
+    /// It is, when the strategy has no recording that can be used.
+    IfNeeded(RecordingOptions),
+    /// It is: memory comes in on demand, a recording that is there is not used.
+    Always(RecordingOptions),
+}
+
 /// What to restore, into what, and how.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct RestoreRequest<'a> {
     /// The reservation to restore into; nothing of it is in use.
@@ -35,10 +55,19 @@ pub struct RestoreRequest<'a> {
     pub guest_files: &'a [BorrowedFd<'a>],
     /// How.
     pub strategy: RestoreStrategy,
+    /// Which of its techniques the FaaSnap strategy uses.
+    pub techniques: Techniques,
+    /// Whether a fault on the memory file reads a single page instead of the device's readahead window. By default only the
+    /// FaaSnap strategy and recordings do; a benchmark tries both for the others.
+    pub random_access: bool,
+    /// Whether this invocation is recorded; for the strategies that use recordings.
+    pub record: Record,
+    /// Called, from a thread of the restore's own, when the guest must be stopped because its memory can't be trusted.
+    pub on_failure: Option<FailureHook>,
 }
 
 impl<'a> RestoreRequest<'a> {
-    /// A request with every technique that the strategy has.
+    /// A request with every technique that the strategy has, and no recording.
     pub fn new(
         memory: &'a Arc<GuestMemory>,
         snapshot: &'a Snapshot,
@@ -46,43 +75,17 @@ impl<'a> RestoreRequest<'a> {
         guest_files: &'a [BorrowedFd<'a>],
         strategy: RestoreStrategy,
     ) -> Self {
-        Self { memory, snapshot, layout, guest_files, strategy }
-    }
-}
-
-/// Something that a user should hear of though the restore goes on.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub enum RestoreWarning {}
-
-impl fmt::Display for RestoreWarning {
-    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {}
-    }
-}
-
-/// What must live as long as the restored guest. Dropping it ends the restore's own threads.
-#[derive(Debug)]
-pub struct RestoreHandle {
-    plan: RestorePlan,
-    warning: Option<RestoreWarning>,
-}
-
-impl RestoreHandle {
-    /// What was done to guest memory.
-    pub fn plan(&self) -> &RestorePlan {
-        &self.plan
-    }
-
-    /// Why the strategy's recording could not be used, when it could not.
-    pub fn warning(&self) -> Option<&RestoreWarning> {
-        self.warning.as_ref()
-    }
-
-    /// Ends the restore's threads and writes what became of the loading set, and the process's counters, into `timeline`.
-    /// Call it when the invocation is answered.
-    pub fn finish(self, timeline: &mut Timeline) {
-        timeline.finish();
+        Self {
+            memory,
+            snapshot,
+            layout,
+            guest_files,
+            strategy,
+            techniques: Techniques::default(),
+            random_access: strategy == RestoreStrategy::FaaSnap,
+            record: Record::No,
+            on_failure: None,
+        }
     }
 }
 
@@ -90,55 +93,278 @@ impl RestoreHandle {
 ///
 /// # Errors
 /// [`RestoreError`]; then the reservation holds a mixture, and the guest must not run.
-pub fn restore(request: RestoreRequest<'_>, timeline: &mut Timeline) -> Result<RestoreHandle, RestoreError> {
-    let RestoreRequest { memory, snapshot, layout, guest_files, strategy } = request;
-    timeline.strategy = Some(strategy);
-    let plan = timeline.measure(Phase::Planned, || plan(memory, snapshot, layout, strategy))?;
-    if strategy == RestoreStrategy::Cached {
-        timeline.measure(Phase::MadeResident, || make_resident(snapshot))?;
+pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<RestoreHandle, RestoreError> {
+    timeline.strategy = Some(request.strategy);
+    check(request)?;
+    let mut warnings = Vec::new();
+    let way = timeline.measure(Phase::Planned, || choose_way(request, &mut warnings))?;
+    timeline.fell_back = warnings.iter().find_map(|warning| match warning {
+        RestoreWarning::FellBack { problem, .. } => Some(problem.to_string()),
+        RestoreWarning::NotRecorded(_) => None,
+    });
+    timeline.recorded = matches!(way, Way::Recorded(_) | Way::Userfaults { working_set: None });
+    let restored = match way {
+        Way::Mapped => mapped(request, timeline, request.random_access),
+        Way::Recorded(prepared) => recorded(request, timeline, prepared),
+        Way::Read => read(request, timeline),
+        Way::Loaded(set) => loaded(request, timeline, set),
+        Way::Userfaults { working_set } => userfaults(request, timeline, working_set),
+    };
+    let Restored { plan, background, loading_set, prefetched_bytes, loader_start_ns } = restored?;
+    timeline.regions_mapped = plan.mappings() as u64;
+    Ok(RestoreHandle {
+        memory: Arc::clone(request.memory),
+        snapshot: request.snapshot.id(),
+        plan,
+        warnings,
+        background,
+        loading_set,
+        prefetched_bytes,
+        loader_start_ns,
+    })
+}
+
+/// How memory comes back in the end: a strategy, with what its files allow.
+enum Way {
+    /// By faults on the mapped memory file.
+    Mapped,
+    /// The same, watched.
+    Recorded(Prepared),
+    /// Read before the guest runs.
+    Read,
+    /// By the loader.
+    Loaded(LoadingSet),
+    /// By userfaults, after installing a working set when there is one; recorded when there is none.
+    Userfaults { working_set: Option<LoadingSet> },
+}
+
+/// What one way leaves for the handle.
+#[derive(Default)]
+struct Restored {
+    plan: RestorePlan,
+    background: Background,
+    loading_set: PageSet,
+    prefetched_bytes: u64,
+    loader_start_ns: u64,
+}
+
+fn check(request: &RestoreRequest<'_>) -> Result<(), RestoreError> {
+    let (layout, snapshot) = (request.layout.page_count().0, request.snapshot.page_count().0);
+    if layout != snapshot {
+        return Err(LayoutError::PageCount { layout, snapshot }.into());
     }
-    let sources = Sources { memory_file: snapshot.memory_file(), loading_set: None, guest_files };
-    let phase = if strategy == RestoreStrategy::Eager { Phase::Prefetched } else { Phase::Mapped };
-    timeline.measure(phase, || {
-        mapper::apply(&plan, memory, &sources, |step| match *step {
-            MapStep::ReadMemoryFile { range } => {
-                memory.read_in(range, snapshot.memory_file().as_fd(), range.start.address().0)?;
-                Ok(())
+    let reserved = request.memory.reserved().0;
+    if layout > reserved {
+        return Err(RestoreError::ReservationTooSmall { needed: layout, reserved });
+    }
+    let uses_recordings = matches!(request.strategy, RestoreStrategy::Reap | RestoreStrategy::FaaSnap);
+    if matches!(request.record, Record::Always(_)) && !uses_recordings {
+        let reason = "it uses no recording, so there is nothing to record".to_owned();
+        return Err(RestoreError::Unavailable { strategy: request.strategy, reason });
+    }
+    Ok(request.layout.check_stored(request.snapshot.stored_pages())?)
+}
+
+fn choose_way(request: &RestoreRequest<'_>, warnings: &mut Vec<RestoreWarning>) -> Result<Way, RestoreError> {
+    let strategy = request.strategy;
+    match strategy {
+        RestoreStrategy::OnDemand | RestoreStrategy::Cached => return Ok(Way::Mapped),
+        RestoreStrategy::Eager => return Ok(Way::Read),
+        RestoreStrategy::Reap | RestoreStrategy::FaaSnap => {}
+    }
+    let options = match request.record {
+        Record::Always(options) => Some(options),
+        Record::No | Record::IfNeeded(_) => {
+            let name = LoadingSet::file_name(strategy);
+            match LoadingSet::open(request.snapshot, name, request.layout) {
+                Ok(set) if strategy == RestoreStrategy::Reap => {
+                    return Ok(Way::Userfaults { working_set: Some(set) });
+                }
+                Ok(set) => return Ok(Way::Loaded(set)),
+                Err(problem) => warnings.push(RestoreWarning::FellBack { strategy, problem }),
             }
+            match request.record {
+                Record::IfNeeded(options) => Some(options),
+                _ => None,
+            }
+        }
+    };
+    match options {
+        None => Ok(Way::Mapped),
+        Some(_) if strategy == RestoreStrategy::Reap => Ok(Way::Userfaults { working_set: None }),
+        Some(options) => Ok(match Prepared::new(request.snapshot, options) {
+            Ok(prepared) => Way::Recorded(prepared),
+            Err(error) => {
+                warnings.push(RestoreWarning::NotRecorded(error));
+                Way::Mapped
+            }
+        }),
+    }
+}
+
+fn mapped(
+    request: &RestoreRequest<'_>,
+    timeline: &mut Timeline,
+    random_access: bool,
+) -> Result<Restored, RestoreError> {
+    let plan = mapped_plan(request, &[]);
+    if request.strategy == RestoreStrategy::Cached {
+        timeline.measure(Phase::MadeResident, || make_resident(request.snapshot))?;
+    }
+    timeline.measure(Phase::Mapped, || map(request, &plan, None, random_access))?;
+    Ok(Restored { plan, ..Restored::default() })
+}
+
+fn recorded(
+    request: &RestoreRequest<'_>,
+    timeline: &mut Timeline,
+    prepared: Prepared,
+) -> Result<Restored, RestoreError> {
+    let mut restored = mapped(request, timeline, true)?;
+    let recorder = prepared.start(Arc::clone(request.memory), request.layout.clone());
+    restored.background.recorder = Some(recorder.map_err(RestoreError::Thread)?);
+    Ok(restored)
+}
+
+fn read(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<Restored, RestoreError> {
+    let stored = request.snapshot.stored_pages();
+    let plan = RestorePlan::build(request.layout, stored, StoredPages::Read, &[]);
+    timeline.measure(Phase::Prefetched, || map(request, &plan, None, false))?;
+    Ok(Restored { plan, prefetched_bytes: stored.count().bytes(), ..Restored::default() })
+}
+
+fn loaded(
+    request: &RestoreRequest<'_>,
+    timeline: &mut Timeline,
+    set: LoadingSet,
+) -> Result<Restored, RestoreError> {
+    let Techniques { loading_set_file, concurrent_paging, .. } = request.techniques;
+    let placed =
+        |region: &crate::loading_set::PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
+    let runs: Vec<PlacedRun> =
+        if loading_set_file { set.regions().iter().map(placed).collect() } else { Vec::new() };
+    let plan = mapped_plan(request, &runs);
+    let loading_set: PageSet = set.regions().iter().map(|region| region.range).collect();
+    timeline.measure(Phase::Mapped, || map(request, &plan, Some(&set.file), request.random_access))?;
+    let mut job = LoaderJob::new(
+        Arc::clone(request.memory),
+        set,
+        request.layout,
+        request.snapshot.stored_pages(),
+        request.techniques,
+    );
+    job.on_failure = request.on_failure.clone();
+    if !loading_set_file {
+        let path = request.snapshot.memory_path();
+        job.memory_file = Some((reopened(request.snapshot)?, path));
+    }
+    let mut restored =
+        Restored { plan, loading_set, loader_start_ns: timeline.now_ns(), ..Restored::default() };
+    if concurrent_paging {
+        restored.background.loader = Some(Loader::start(job).map_err(RestoreError::Thread)?);
+    } else {
+        let report = timeline.measure(Phase::Prefetched, || loader::run(&job, &AtomicBool::new(false)));
+        report.failure.map_or(Ok(()), |failure| Err(RestoreError::Load(failure)))?;
+        restored.prefetched_bytes = report.loaded_bytes;
+    }
+    Ok(restored)
+}
+
+fn userfaults(
+    request: &RestoreRequest<'_>,
+    timeline: &mut Timeline,
+    working_set: Option<LoadingSet>,
+) -> Result<Restored, RestoreError> {
+    let (memory, snapshot) = (request.memory, request.snapshot);
+    let userfault = Userfault::open().map_err(|error| RestoreError::Unavailable {
+        strategy: request.strategy,
+        reason: format!(
+            "userfaultfd can't be opened ({error}): run as root or give access to /dev/userfaultfd"
+        ),
+    })?;
+    let plan = RestorePlan::build(request.layout, snapshot.stored_pages(), StoredPages::Userfault, &[]);
+    let sources =
+        Sources { memory_file: snapshot.memory_file(), loading_set: None, guest_files: request.guest_files };
+    timeline.measure(Phase::Mapped, || {
+        mapper::apply(&plan, memory, &sources, |step| match *step {
+            MapStep::Userfault { range } => Ok(userfault.register(memory, range)?),
             _ => Ok(()),
         })
     })?;
-    timeline.regions_mapped = plan.mappings() as u64;
-    Ok(RestoreHandle { plan, warning: None })
+    let recording = working_set.is_none();
+    let installed = timeline.measure(Phase::Prefetched, || {
+        working_set
+            .map(|set| {
+                let read = WorkingSet::read(set)?;
+                read.install(&userfault, memory)?;
+                Ok::<_, RestoreError>(read)
+            })
+            .transpose()
+    })?;
+    let mut restored = Restored { plan, ..Restored::default() };
+    if let Some(working_set) = &installed {
+        restored.prefetched_bytes = working_set.bytes();
+        restored.loading_set = working_set.pages();
+    }
+    let job = ServerJob {
+        userfault,
+        memory: Arc::clone(memory),
+        memory_file: reopened(snapshot)?,
+        memory_path: snapshot.memory_path(),
+        installed,
+        on_failure: request.on_failure.clone(),
+    };
+    restored.background.server = Some(Server::start(job).map_err(RestoreError::Thread)?);
+    restored.background.record_faults = recording;
+    Ok(restored)
 }
 
-fn plan(
-    memory: &GuestMemory,
-    snapshot: &Snapshot,
-    layout: &GuestLayout,
-    strategy: RestoreStrategy,
-) -> Result<RestorePlan, RestoreError> {
-    let (layout_pages, snapshot_pages) = (layout.page_count().0, snapshot.page_count().0);
-    if layout_pages != snapshot_pages {
-        return Err(LayoutError::PageCount { layout: layout_pages, snapshot: snapshot_pages }.into());
+/// The plan for mapped memory, with `loading_set` runs over it.
+fn mapped_plan(request: &RestoreRequest<'_>, loading_set: &[PlacedRun]) -> RestorePlan {
+    let stored = request.snapshot.stored_pages();
+    if request.strategy == RestoreStrategy::FaaSnap && !request.techniques.per_region_mapping {
+        let everything = stored.union(&memory_pages(request.layout));
+        let how = StoredPages::Mapped { merge_gap: PageCount(u64::MAX) };
+        return RestorePlan::build(request.layout, &everything, how, loading_set);
     }
-    if layout_pages > memory.reserved().0 {
-        let reserved = memory.reserved().0;
-        return Err(RestoreError::ReservationTooSmall { needed: layout_pages, reserved });
+    let how = StoredPages::Mapped { merge_gap: merge_gap(stored) };
+    RestorePlan::build(request.layout, stored, how, loading_set)
+}
+
+/// Applies a plan without userfaults.
+fn map(
+    request: &RestoreRequest<'_>,
+    plan: &RestorePlan,
+    loading_set: Option<&File>,
+    random_access: bool,
+) -> Result<(), RestoreError> {
+    let (memory, snapshot) = (request.memory, request.snapshot);
+    let sources =
+        Sources { memory_file: snapshot.memory_file(), loading_set, guest_files: request.guest_files };
+    mapper::apply(plan, memory, &sources, |step| match *step {
+        MapStep::ReadMemoryFile { range } => {
+            Ok(memory.read_in(range, snapshot.memory_file().as_fd(), range.start.address().0)?)
+        }
+        _ => Ok(()),
+    })?;
+    if random_access {
+        for range in between_guest_files(request.layout).runs() {
+            memory.advise(*range, Advice::Random)?;
+        }
     }
-    let stored = snapshot.stored_pages();
-    layout.check_stored(stored)?;
-    let how = match strategy {
-        RestoreStrategy::OnDemand | RestoreStrategy::Cached => {
-            StoredPages::Mapped { merge_gap: merge_gap(stored) }
-        }
-        RestoreStrategy::Eager => StoredPages::Read,
-        RestoreStrategy::Reap | RestoreStrategy::FaaSnap => {
-            let reason = "it is not built yet".to_owned();
-            return Err(RestoreError::Unavailable { strategy, reason });
-        }
-    };
-    Ok(RestorePlan::build(layout, stored, how, &[]))
+    Ok(())
+}
+
+/// Everything but the guest's own files, whose readahead stays the device's: few ranges, so few calls.
+fn between_guest_files(layout: &GuestLayout) -> PageSet {
+    let files: PageSet = layout
+        .regions()
+        .iter()
+        .filter(|region| matches!(region.backing, Backing::File { .. }))
+        .map(|region| region.range)
+        .collect();
+    let whole: PageSet = [PageRange::new(PageIndex(0), layout.page_count())].into_iter().collect();
+    whole.difference(&files)
 }
 
 /// The smallest gap from [`MERGE_GAP`] up that leaves at most [`MAX_MAPPINGS`] runs.
@@ -157,13 +383,23 @@ fn merge_gap(stored: &PageSet) -> PageCount {
     gap
 }
 
+/// The memory file under a description of its own, for a thread: access advice belongs to the description. It is found by
+/// descriptor, since its name may be gone.
+fn reopened(snapshot: &Snapshot) -> Result<File, RestoreError> {
+    let path = format!("/proc/self/fd/{}", snapshot.memory_file().as_raw_fd());
+    let failed = |source| SnapshotError::io("opening again", &snapshot.memory_path(), source);
+    Ok(File::open(path).map_err(failed)?)
+}
+
 /// Reads what the page cache lacks of the stored pages.
 fn make_resident(snapshot: &Snapshot) -> Result<(), RestoreError> {
     let file = snapshot.memory_file();
     let stored = snapshot.stored_pages();
     let whole = PageRange::between(PageIndex(0), stored.end());
     let failed = |range| move |source| RestoreError::Read { range, source };
-    let cached = cached_pages(file.as_fd(), whole).map_err(failed(whole))?;
+    let cached = FileResidency::of(file.as_fd(), whole.count)
+        .and_then(|residency| residency.cached(whole))
+        .map_err(failed(whole))?;
     for run in stored.difference(&cached).runs() {
         read_through(file, *run).map_err(failed(*run))?;
     }
@@ -171,8 +407,7 @@ fn make_resident(snapshot: &Snapshot) -> Result<(), RestoreError> {
 }
 
 /// Reads `run` of the memory file into the page cache.
-fn read_through(file: &std::fs::File, run: PageRange) -> std::io::Result<()> {
-    use std::os::unix::fs::FileExt;
+fn read_through(file: &File, run: PageRange) -> std::io::Result<()> {
     let mut buffer = vec![0; (1 << 20).min(run.count.bytes() as usize)];
     let (mut offset, end) = (run.start.address().0, run.end().address().0);
     while offset < end {

@@ -6,6 +6,7 @@ use snapshot::SnapshotError;
 use thiserror::Error;
 
 use crate::layout::LayoutError;
+use crate::loader::LoadFailure;
 
 /// A restore that can't be done or was broken off. The guest must not run.
 #[derive(Debug, Error)]
@@ -52,6 +53,9 @@ pub enum RestoreError {
         /// What is missing and how to get it.
         reason: String,
     },
+    /// The loading set that the guest had to wait for can't be trusted.
+    #[error("the loading set can't be used")]
+    Load(#[from] LoadFailure),
     /// The loader or another thread could not be started.
     #[error("a thread for the restore can't be started")]
     Thread(#[source] std::io::Error),

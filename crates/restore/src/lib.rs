@@ -11,18 +11,31 @@
 mod compare;
 mod engine;
 mod error;
+mod handle;
 mod layout;
+mod loader;
+mod loading_set;
 mod mapper;
 mod plan;
+mod reap;
+mod recorder;
+mod recording;
 mod strategy;
 #[cfg(test)]
 mod tests;
 mod timeline;
 
 pub use compare::wrong_pages;
-pub use engine::{RestoreHandle, RestoreRequest, RestoreWarning, restore};
+pub use engine::{Record, RestoreRequest, restore};
 pub use error::RestoreError;
+pub use handle::{Outcome, RestoreHandle, RestoreWarning};
 pub use layout::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
+pub use loader::{FailureHook, LoadFailure};
+pub use loading_set::{
+    CostModel, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order, PlacedRegion,
+};
 pub use plan::{MapStep, RestorePlan};
-pub use strategy::{RestoreStrategy, UnknownStrategy};
+pub use recorder::RecordError;
+pub use recording::{PageClasses, Recording, RecordingOptions};
+pub use strategy::{RestoreStrategy, Techniques, UnknownStrategy};
 pub use timeline::{FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline};

@@ -47,6 +47,38 @@ impl fmt::Display for RestoreStrategy {
     }
 }
 
+/// The techniques of the FaaSnap strategy, each with its own switch, so that a benchmark can leave one out. All are on by
+/// default. Those that shape the loading-set file itself are in [`crate::LoadingSetRule`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+pub struct Techniques {
+    /// Only pages that the snapshot stores are mapped from files, all others are anonymous. Off: the guest's memory is
+    /// mapped from the memory file as a whole.
+    pub per_region_mapping: bool,
+    /// The loading set is read from its compact file. Off: from where its pages lie in the memory file.
+    pub loading_set_file: bool,
+    /// The loader works while the guest runs. Off: the guest waits for it.
+    pub concurrent_paging: bool,
+    /// The loader fills the host's page tables behind the data.
+    pub populate: bool,
+    /// Pages known to be written get their private copy ahead. Needs `populate`.
+    pub private_ahead: bool,
+    /// Zero pages known to be touched get memory ahead.
+    pub fresh_ahead: bool,
+}
+
+impl Default for Techniques {
+    fn default() -> Self {
+        Self {
+            per_region_mapping: true,
+            loading_set_file: true,
+            concurrent_paging: true,
+            populate: true,
+            private_ahead: true,
+            fresh_ahead: true,
+        }
+    }
+}
+
 /// A name that is no restore strategy.
 #[derive(Debug, Error, PartialEq, Eq)]
 #[error("\"{0}\" is not a restore strategy: use on-demand, cached, reap, faasnap or eager")]

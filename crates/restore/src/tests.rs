@@ -1,4 +1,5 @@
 //! Restores of a small guest with every kind of region, compared page by page.
 
+mod recorded;
 mod sample;
 mod strategies;

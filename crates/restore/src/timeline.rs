@@ -99,8 +99,8 @@ pub struct LoadingSetUse {
     pub bytes: u64,
     /// What the loader had brought in at the end.
     pub loaded_bytes: u64,
-    /// Pages of it that the guest changed (their private copies differ from the file), at the end.
-    pub written_bytes: u64,
+    /// Pages of it that were private copies at the end: the guest wrote them, or the loader placed them ahead.
+    pub private_bytes: u64,
 }
 
 /// The record. Make one when the request arrives; every step adds to it.
@@ -112,6 +112,8 @@ pub struct Timeline {
     pub strategy: Option<RestoreStrategy>,
     /// Why the strategy's recording could not be used, when it fell back to faults on demand.
     pub fell_back: Option<String>,
+    /// Whether the invocation was recorded, so that memory came in on demand.
+    pub recorded: bool,
     /// Phases in the order in which they were recorded.
     pub phases: Vec<PhaseRecord>,
     /// Mappings that the plan made.
@@ -153,7 +155,7 @@ fn resident_bytes() -> Option<u64> {
 }
 
 /// The host's monotonic clock, in nanoseconds.
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
 }
@@ -170,6 +172,7 @@ impl Timeline {
             request_at_ns,
             strategy: None,
             fell_back: None,
+            recorded: false,
             phases: Vec::new(),
             regions_mapped: 0,
             faults: FaultCounts::default(),
@@ -236,6 +239,9 @@ impl fmt::Display for Timeline {
         if let Some(reason) = &self.fell_back {
             writeln!(f, "fell back          {reason}")?;
         }
+        if self.recorded {
+            writeln!(f, "recorded           yes, so memory came in on demand")?;
+        }
         for PhaseRecord { phase, start_ns, end_ns } in &self.phases {
             let took = Milliseconds(end_ns.saturating_sub(*start_ns));
             writeln!(f, "{phase:18} {took}   until {}", Milliseconds(*end_ns))?;
@@ -247,13 +253,13 @@ impl fmt::Display for Timeline {
             None => writeln!(f, "read from disk     unknown: this kernel doesn't count it")?,
         }
         writeln!(f, "regions mapped     {}", self.regions_mapped)?;
-        if let Some(LoadingSetUse { bytes, loaded_bytes, written_bytes }) = self.loading_set {
+        if let Some(LoadingSetUse { bytes, loaded_bytes, private_bytes }) = self.loading_set {
             writeln!(
                 f,
-                "loading set        {} KiB, {} KiB loaded, {} KiB written",
+                "loading set        {} KiB, {} KiB loaded, {} KiB private",
                 bytes >> 10,
                 loaded_bytes >> 10,
-                written_bytes >> 10
+                private_bytes >> 10
             )?;
         }
         write!(f, "resident           {} KiB", self.resident_bytes >> 10)

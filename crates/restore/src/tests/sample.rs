@@ -80,20 +80,32 @@ impl Sample {
         [self.guest_file.as_fd()]
     }
 
-    /// Drops the memory file from the page cache.
+    /// Drops every file of the snapshot from the page cache.
     pub fn drop_cache(&self) {
-        rustix::fs::fadvise(self.snapshot.memory_file(), 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        for entry in std::fs::read_dir(self.path()).unwrap() {
+            let file = File::open(entry.unwrap().path()).unwrap();
+            rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        }
     }
 
     pub fn restore(
         &self,
         strategy: RestoreStrategy,
     ) -> Result<(Arc<GuestMemory>, RestoreHandle, Timeline), RestoreError> {
+        self.restore_with(strategy, |_| ())
+    }
+
+    pub fn restore_with(
+        &self,
+        strategy: RestoreStrategy,
+        change: impl FnOnce(&mut RestoreRequest<'_>),
+    ) -> Result<(Arc<GuestMemory>, RestoreHandle, Timeline), RestoreError> {
         let memory = Arc::new(GuestMemory::reserve(PageCount(PAGES)).unwrap());
         let mut timeline = Timeline::start();
         let files = self.files();
-        let request = RestoreRequest::new(&memory, &self.snapshot, &self.layout, &files, strategy);
-        let handle = restore(request, &mut timeline)?;
+        let mut request = RestoreRequest::new(&memory, &self.snapshot, &self.layout, &files, strategy);
+        change(&mut request);
+        let handle = restore(&request, &mut timeline)?;
         Ok((memory, handle, timeline))
     }
 

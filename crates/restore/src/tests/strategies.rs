@@ -2,8 +2,8 @@
 
 use std::os::fd::AsFd;
 
-use guest_memory::{GuestMemory, Protection, Source, cached_pages};
-use pages::{GuestPhysical, PageCount, PageIndex, PageRange, PageSet};
+use guest_memory::{FileResidency, GuestMemory, Protection, Source};
+use pages::{GuestPhysical, PageCount, PageIndex, PageSet};
 use snapshot::Snapshot;
 
 use super::sample::{PAGES, STORED, Sample, page_content, range};
@@ -89,13 +89,14 @@ fn memory_given_back_and_mapped_again_reads_zero() {
 fn cached_makes_the_memory_file_resident_first() {
     let sample = Sample::new();
     sample.drop_cache();
-    let whole = PageRange::new(PageIndex(0), PageCount(PAGES));
     let file = sample.snapshot.memory_file().as_fd();
-    assert!(cached_pages(file, whole).unwrap().is_empty(), "the page cache could not be dropped");
+    let residency = FileResidency::of(file, PageCount(PAGES)).unwrap();
+    let cached = || residency.cached(residency.whole()).unwrap();
+    assert!(cached().is_empty(), "the page cache could not be dropped");
     let (_memory, _handle, timeline) = sample.restore(RestoreStrategy::Cached).unwrap();
     assert!(timeline.end_of(Phase::MadeResident).is_some());
     let stored: PageSet = STORED.iter().map(|(start, end)| range(*start, *end)).collect();
-    assert!(stored.difference(&cached_pages(file, whole).unwrap()).is_empty());
+    assert!(stored.difference(&cached()).is_empty());
 }
 
 #[test]

@@ -1,0 +1,137 @@
+//! What a restore leaves behind: its threads, its warnings, and at the end what became of it all.
+
+use std::sync::Arc;
+
+use guest_memory::GuestMemory;
+use pages::{PageCount, PageSet};
+use snapshot::SnapshotId;
+use thiserror::Error;
+
+use crate::loader::{LoadFailure, Loader};
+use crate::loading_set::LoadingSetProblem;
+use crate::plan::RestorePlan;
+use crate::reap::{self, Server};
+use crate::recorder::{RecordError, Recorder};
+use crate::recording::Recording;
+use crate::strategy::RestoreStrategy;
+use crate::timeline::{LoadingSetUse, Phase, Timeline};
+
+/// Something that a user should hear of though the restore goes on.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RestoreWarning {
+    /// The strategy's recording can't be used: memory comes in on demand.
+    #[error("restoring on demand instead of by {strategy}; the next recorded invocation mends it")]
+    FellBack {
+        /// The strategy that was asked for.
+        strategy: RestoreStrategy,
+        /// What is wrong with its recording.
+        #[source]
+        problem: LoadingSetProblem,
+    },
+    /// The invocation was to be recorded and is not.
+    #[error("this invocation is not recorded")]
+    NotRecorded(#[source] RecordError),
+}
+
+/// What became of a restore.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was recorded, when the invocation was recorded.
+    pub recording: Option<Result<Recording, RecordError>>,
+    /// Why the guest can't be trusted: discard the instance, its call has failed.
+    pub failure: Option<LoadFailure>,
+}
+
+/// The threads that work beside the guest.
+#[derive(Debug, Default)]
+pub(crate) struct Background {
+    pub loader: Option<Loader>,
+    pub server: Option<Server>,
+    pub recorder: Option<Recorder>,
+    /// Whether the server's faults are the recording.
+    pub record_faults: bool,
+}
+
+/// What must live as long as the restored guest. Dropping it ends the restore's own threads; the guest must not run any
+/// more then, since under REAP nobody would serve its faults.
+#[derive(Debug)]
+pub struct RestoreHandle {
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) snapshot: SnapshotId,
+    pub(crate) plan: RestorePlan,
+    pub(crate) warnings: Vec<RestoreWarning>,
+    pub(crate) background: Background,
+    pub(crate) loading_set: PageSet,
+    /// Bytes that were in place before the guest ran.
+    pub(crate) prefetched_bytes: u64,
+    /// When the loader started, since the request.
+    pub(crate) loader_start_ns: u64,
+}
+
+impl RestoreHandle {
+    /// What was done to guest memory.
+    pub fn plan(&self) -> &RestorePlan {
+        &self.plan
+    }
+
+    /// What a user should hear of.
+    pub fn warnings(&self) -> &[RestoreWarning] {
+        &self.warnings
+    }
+
+    /// Ends the restore's threads and writes what became of the loading set, and the process's counters, into `timeline`.
+    /// Call it when the invocation is answered and the guest doesn't run, before its memory goes.
+    pub fn finish(self, timeline: &mut Timeline) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Background { loader, server, recorder, record_faults } = self.background;
+        let mut used = LoadingSetUse {
+            bytes: self.loading_set.count().bytes(),
+            loaded_bytes: self.prefetched_bytes,
+            private_bytes: 0,
+        };
+        if let Some(loader) = loader {
+            if let Some(done) = loader.done_at_ns() {
+                let end_ns = done.saturating_sub(timeline.request_at_ns);
+                timeline.record(Phase::Loaded, self.loader_start_ns, end_ns);
+            }
+            if let Some(report) = loader.finish() {
+                used.loaded_bytes = report.loaded_bytes;
+                outcome.failure = report.failure;
+            }
+        }
+        if let Some(server) = server {
+            if let Some(report) = server.finish() {
+                timeline.faults.userfault = report.faults.len() as u64;
+                outcome.failure = report.failure;
+                if record_faults {
+                    outcome.recording = Some(Ok(Recording {
+                        snapshot: self.snapshot,
+                        strategy: RestoreStrategy::Reap,
+                        readahead_window: PageCount(1),
+                        groups: vec![reap::working_set(&report.faults)],
+                        read_ahead: PageSet::new(),
+                        written: PageSet::new(),
+                        fresh: PageSet::new(),
+                    }));
+                }
+            } else if record_faults {
+                outcome.recording = Some(Err(RecordError::Thread));
+            }
+        }
+        if let Some(recorder) = recorder {
+            outcome.recording = Some(recorder.finish());
+        }
+        if !self.loading_set.is_empty() {
+            for run in self.loading_set.runs() {
+                // A number for the record only: without the pagemap it stays 0.
+                let _ = self.memory.page_states(*run, |_, state| {
+                    used.private_bytes += if state.is_private() { PageCount(1).bytes() } else { 0 };
+                });
+            }
+            timeline.loading_set = Some(used);
+        }
+        timeline.finish();
+        outcome
+    }
+}

@@ -1,0 +1,361 @@
+//! Concurrent paging: a thread that brings the loading set in while the guest runs.
+//!
+//! The loader and the guest meet only in the page cache and in the kernel's page tables. What the loader has brought in, the
+//! guest finds; what it hasn't, the guest's own fault reads from the same file. Nothing is ever remapped, so the guest
+//! can't lose a write; populating a page that the guest has already touched changes nothing.
+//!
+//! For each chunk of the file, in order: ask for a later piece of the file without waiting; read the chunk and compare its
+//! checksum; fill the host's page tables for the guest's pages behind it. Pages that the recorded invocation wrote get
+//! their private copy now, so that the guest's write doesn't fault; zero pages that it touched get memory now.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use guest_memory::{Advice, GuestMemory};
+use pages::{PAGE_SIZE, PageCount, PageRange, PageSet};
+use rustix::fs::fadvise;
+use thiserror::Error;
+
+use crate::layout::{Access, GuestLayout};
+use crate::loading_set::{CHUNK, LoadingSet, PlacedRegion};
+use crate::recording::memory_pages;
+use crate::strategy::Techniques;
+
+/// How far the loader asks ahead of what it reads: enough to keep the disk busy while a chunk is checked and populated.
+const AHEAD: PageCount = PageCount(8 * CHUNK.0);
+/// At most this many zero pages get memory ahead (64 MiB): beyond that the guest's own faults keep up.
+const FRESH_LIMIT: PageCount = PageCount(1 << 14);
+
+/// Why the loading set can't be trusted. The guest may have seen wrong bytes: stop it and discard it.
+#[derive(Debug, Error)]
+pub enum LoadFailure {
+    /// A chunk isn't what it was when it was written.
+    #[error("a chunk of {} at byte {offset} doesn't match its checksum; {}", path.display(), next_time(*quarantined))]
+    Checksum {
+        /// The loading-set file.
+        path: PathBuf,
+        /// Where the chunk starts.
+        offset: u64,
+        /// Whether the file was renamed, so that the next restore does without it.
+        quarantined: bool,
+    },
+    /// The disk failed.
+    #[error("reading {} at byte {offset} failed; {}", path.display(), next_time(*quarantined))]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// Whether the file was renamed, so that the next restore does without it.
+        quarantined: bool,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+fn next_time(renamed: bool) -> &'static str {
+    if renamed {
+        "the file is quarantined, the next restore does without it"
+    } else {
+        "the file could not be quarantined: remove it"
+    }
+}
+
+/// Called from the loader's thread when the guest must be stopped.
+pub type FailureHook = Arc<dyn Fn() + Send + Sync>;
+
+/// What the loader is to do.
+pub(crate) struct LoaderJob {
+    pub memory: Arc<GuestMemory>,
+    pub set: LoadingSet,
+    /// Reads the regions' pages from the memory file instead of the loading-set file (an ablation; nothing is checked).
+    pub memory_file: Option<(File, PathBuf)>,
+    pub techniques: Techniques,
+    /// Pages that the guest may write.
+    pub writable: PageSet,
+    /// Pages that nobody may access.
+    pub inaccessible: PageSet,
+    /// Zero pages to give memory to.
+    pub fresh: PageSet,
+    pub on_failure: Option<FailureHook>,
+}
+
+impl LoaderJob {
+    /// The job for `set` in a guest with `layout`.
+    pub fn new(
+        memory: Arc<GuestMemory>,
+        set: LoadingSet,
+        layout: &GuestLayout,
+        stored: &PageSet,
+        techniques: Techniques,
+    ) -> Self {
+        let with = |access: Access| -> PageSet {
+            let regions = layout.regions().iter().filter(|region| region.access == access);
+            regions.map(|region| region.range).collect()
+        };
+        let writable = with(Access::ReadWrite);
+        let zero = memory_pages(layout).difference(stored);
+        let fresh = set.fresh().intersection(&zero).intersection(&writable);
+        let inaccessible = with(Access::None);
+        Self { memory, set, memory_file: None, techniques, writable, inaccessible, fresh, on_failure: None }
+    }
+
+    fn regions(&self) -> Vec<PlacedRegion> {
+        let placed = |region: &PlacedRegion| match self.memory_file {
+            Some(_) => PlacedRegion { offset: region.range.start.address().0, ..*region },
+            None => *region,
+        };
+        self.set.regions().iter().map(placed).collect()
+    }
+}
+
+/// Pages that are next to each other in the guest and in the file, within one chunk.
+#[derive(Clone, Copy)]
+struct Piece {
+    range: PageRange,
+    offset: u64,
+}
+
+/// What the loader did.
+#[derive(Debug)]
+pub(crate) struct LoaderReport {
+    pub loaded_bytes: u64,
+    pub failure: Option<LoadFailure>,
+}
+
+/// The loader's thread. Dropping it ends it at the next chunk and waits for it.
+#[derive(Debug)]
+pub(crate) struct Loader {
+    thread: Option<JoinHandle<LoaderReport>>,
+    stop: Arc<AtomicBool>,
+    /// CLOCK_MONOTONIC when it was done, 0 before.
+    done_at_ns: Arc<AtomicU64>,
+}
+
+impl Loader {
+    /// Starts the thread.
+    pub fn start(job: LoaderJob) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let done_at_ns = Arc::new(AtomicU64::new(0));
+        let (stopped, done) = (Arc::clone(&stop), Arc::clone(&done_at_ns));
+        let thread = thread::Builder::new().name("loader".into()).spawn(move || {
+            let report = run(&job, &stopped);
+            done.store(crate::timeline::monotonic_ns(), Ordering::Release);
+            report
+        })?;
+        Ok(Self { thread: Some(thread), stop, done_at_ns })
+    }
+
+    /// CLOCK_MONOTONIC when the last page was in, once it is.
+    pub fn done_at_ns(&self) -> Option<u64> {
+        Some(self.done_at_ns.load(Ordering::Acquire)).filter(|done| *done != 0)
+    }
+
+    /// Ends the thread and says what it did; `None` when it ended abnormally.
+    pub fn finish(mut self) -> Option<LoaderReport> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().and_then(|thread| thread.join().ok())
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the loader has been printed by its thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Loads everything in this thread.
+pub(crate) fn run(job: &LoaderJob, stop: &AtomicBool) -> LoaderReport {
+    let mut loaded_bytes = 0;
+    let failure = load(job, stop, &mut loaded_bytes).err();
+    if failure.is_some()
+        && let Some(hook) = &job.on_failure
+    {
+        hook();
+    }
+    LoaderReport { loaded_bytes, failure }
+}
+
+fn load(job: &LoaderJob, stop: &AtomicBool, loaded_bytes: &mut u64) -> Result<(), LoadFailure> {
+    let file = job.memory_file.as_ref().map_or(&job.set.file, |(file, _)| file);
+    // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
+    let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
+    let chunks = chunks(&job.regions());
+    let mut fresh = Fresh::new(&job.fresh, chunks.len(), job.techniques);
+    let mut asked = 0;
+    let mut buffer = vec![0; CHUNK.bytes() as usize];
+    for (index, chunk) in chunks.iter().enumerate() {
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let wanted = (index + (AHEAD.0 / CHUNK.0) as usize).min(chunks.len());
+        for later in chunks.get(asked..wanted).unwrap_or_default() {
+            ask(file, later);
+        }
+        asked = asked.max(wanted);
+        // While the disk works.
+        fresh.prepare_some(&job.memory);
+        read_checked(job, file, index, chunk, &mut buffer)?;
+        if job.techniques.populate {
+            chunk.iter().for_each(|piece| populate(job, piece.range));
+        }
+        *loaded_bytes += chunk.iter().map(|piece| piece.range.count.bytes()).sum::<u64>();
+    }
+    fresh.prepare_rest(&job.memory, stop);
+    Ok(())
+}
+
+/// Cuts the regions, in order, into chunks: [`CHUNK`] pages each, the last may have fewer.
+fn chunks(regions: &[PlacedRegion]) -> Vec<Vec<Piece>> {
+    let mut chunks: Vec<Vec<Piece>> = Vec::new();
+    let mut room = 0;
+    for region in regions {
+        let mut start = region.range.start;
+        while start < region.range.end() {
+            if room == 0 {
+                chunks.push(Vec::new());
+                room = CHUNK.0;
+            }
+            let count = PageCount(room.min(region.range.end().0 - start.0));
+            let offset = region.offset + (start.0 - region.range.start.0) * PAGE_SIZE;
+            let piece = Piece { range: PageRange::new(start, count), offset };
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push(piece);
+            }
+            room -= count.0;
+            start = piece.range.end();
+        }
+    }
+    chunks
+}
+
+/// The bytes of the file behind `chunk`, as runs of (offset, length).
+fn extents(chunk: &[Piece]) -> Vec<(u64, u64)> {
+    let mut extents: Vec<(u64, u64)> = Vec::new();
+    for piece in chunk {
+        let length = piece.range.count.bytes();
+        match extents.last_mut() {
+            Some((offset, before)) if *offset + *before == piece.offset => *before += length,
+            _ => extents.push((piece.offset, length)),
+        }
+    }
+    extents
+}
+
+/// Asks the kernel to read the chunk, without waiting.
+fn ask(file: &File, chunk: &[Piece]) {
+    for (offset, length) in extents(chunk) {
+        // A hint: what it doesn't bring in, the read does.
+        let _ = fadvise(file, offset, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
+    }
+}
+
+/// Reads a chunk and compares its checksum, which also waits until it is in the page cache.
+fn read_checked(
+    job: &LoaderJob,
+    file: &File,
+    index: usize,
+    chunk: &[Piece],
+    buffer: &mut [u8],
+) -> Result<(), LoadFailure> {
+    let path = job.memory_file.as_ref().map_or(&job.set.path, |(_, path)| path);
+    let mut checksum = 0;
+    for (offset, length) in extents(chunk) {
+        let bytes = buffer.get_mut(..length as usize).unwrap_or_default();
+        file.read_exact_at(bytes, offset).map_err(|source| LoadFailure::Read {
+            path: path.clone(),
+            offset,
+            quarantined: job.memory_file.is_none() && LoadingSet::quarantine(&job.set.path).is_ok(),
+            source,
+        })?;
+        checksum = crc32c::crc32c_append(checksum, bytes);
+    }
+    if job.memory_file.is_some() || job.set.checksums.get(index) == Some(&checksum) {
+        return Ok(());
+    }
+    Err(LoadFailure::Checksum {
+        path: path.clone(),
+        offset: job.set.data_offset + index as u64 * CHUNK.bytes(),
+        quarantined: LoadingSet::quarantine(&job.set.path).is_ok(),
+    })
+}
+
+/// Fills the host's page tables for `range`. The guest may have unmapped or protected pages of it meanwhile; then there is
+/// nothing to do for them, so a refusal is no error. That the file could be read was checked before.
+fn populate(job: &LoaderJob, range: PageRange) {
+    let here: PageSet = [range].into_iter().collect();
+    let here = here.difference(&job.inaccessible);
+    let privately = if job.techniques.private_ahead {
+        here.intersection(job.set.written()).intersection(&job.writable)
+    } else {
+        PageSet::new()
+    };
+    for run in here.difference(&privately).runs() {
+        let _ = job.memory.advise(*run, Advice::PopulateRead);
+    }
+    for run in privately.runs() {
+        let _ = job.memory.advise(*run, Advice::PopulateWrite);
+    }
+}
+
+/// Zero pages that the recorded invocation touched, given memory piece by piece between the chunks.
+struct Fresh {
+    runs: Vec<PageRange>,
+    share: PageCount,
+}
+
+impl Fresh {
+    fn new(pages: &PageSet, chunks: usize, techniques: Techniques) -> Self {
+        if !techniques.fresh_ahead {
+            return Self { runs: Vec::new(), share: PageCount(0) };
+        }
+        let mut left = FRESH_LIMIT.0;
+        let mut runs: Vec<PageRange> = Vec::new();
+        for run in pages.runs() {
+            let count = run.count.0.min(left);
+            left -= count;
+            if count > 0 {
+                runs.push(PageRange::new(run.start, PageCount(count)));
+            }
+        }
+        // Taken from the end: the lowest addresses first.
+        runs.reverse();
+        let share = (FRESH_LIMIT.0 - left).div_ceil(chunks.max(1) as u64);
+        Self { runs, share: PageCount(share) }
+    }
+
+    fn prepare_some(&mut self, memory: &GuestMemory) {
+        let mut left = self.share.0;
+        while left > 0
+            && let Some(run) = self.runs.pop()
+        {
+            let count = PageCount(run.count.0.min(left));
+            let now = PageRange::new(run.start, count);
+            // As for `populate`, the guest may have other plans for these pages by now.
+            let _ = memory.advise(now, Advice::PopulateWrite);
+            left -= count.0;
+            let rest = PageRange::between(now.end(), run.end());
+            if !rest.is_empty() {
+                self.runs.push(rest);
+            }
+        }
+    }
+
+    fn prepare_rest(&mut self, memory: &GuestMemory, stop: &AtomicBool) {
+        self.share = self.share.max(CHUNK);
+        while !self.runs.is_empty() && !stop.load(Ordering::Relaxed) {
+            self.prepare_some(memory);
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The loading-set file: regions of guest memory in the order of loading, compact, checksummed, tied to its snapshot.
+//!
+//! Layout (numbers little-endian): 64 bytes of header (magic, version, checksum and length of the table, offset of the data),
+//! the table in postcard, zeros up to a page border, then the pages of every region one after the other. The table holds
+//! the snapshot's id, the regions, the pages that were written, and a CRC32C for each [`CHUNK`] of the data.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use serde::{Deserialize, Serialize};
+use snapshot::{PendingFile, Snapshot, SnapshotError, SnapshotId};
+use thiserror::Error;
+
+use crate::layout::GuestLayout;
+use crate::loading_set::rule::{LoadingRegion, LoadingSetRule};
+use crate::recording::{Recording, memory_pages};
+use crate::strategy::RestoreStrategy;
+
+const MAGIC: [u8; 8] = *b"FAASLOAD";
+const VERSION: u16 = 1;
+const HEADER_BYTES: usize = 64;
+/// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
+const MAX_TABLE_BYTES: u64 = 64 << 20;
+
+/// Pages of data that share a checksum, and that the loader reads at once (256 KiB).
+pub(crate) const CHUNK: PageCount = PageCount(64);
+
+const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 1 && HEADER_BYTES == 64 && CHUNK.0 == 64);
+
+/// Why a loading-set file can't be used. The restore does without it.
+#[derive(Debug, Error)]
+pub enum LoadingSetProblem {
+    /// There is none.
+    #[error("nothing has been recorded for this snapshot")]
+    Missing,
+    /// It was made for another snapshot.
+    #[error("the recording was made for another snapshot ({0})")]
+    Stale(SnapshotId),
+    /// It isn't what it was when it was written.
+    #[error("the recording is damaged: {0}")]
+    Damaged(String),
+    /// It can't be read.
+    #[error("the recording can't be read")]
+    Unreadable(#[source] io::Error),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Table {
+    snapshot: SnapshotId,
+    readahead_window: PageCount,
+    regions: Vec<LoadingRegion>,
+    written: PageSet,
+    fresh: PageSet,
+    checksums: Vec<u32>,
+}
+
+/// A region with its place in the file.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PlacedRegion {
+    /// The guest's pages.
+    pub range: PageRange,
+    /// The working-set group.
+    pub group: u32,
+    /// Byte offset of the first page in the file.
+    pub offset: u64,
+}
+
+/// A loading-set file, open and checked (but for its data, which the loader checks as it reads).
+#[derive(Debug)]
+pub struct LoadingSet {
+    pub(crate) file: File,
+    pub(crate) path: PathBuf,
+    pub(crate) data_offset: u64,
+    pub(crate) checksums: Vec<u32>,
+    regions: Vec<PlacedRegion>,
+    written: PageSet,
+    fresh: PageSet,
+    readahead_window: PageCount,
+}
+
+impl LoadingSet {
+    /// Name of the file that a restore by `strategy` looks for beside its snapshot.
+    pub fn file_name(strategy: RestoreStrategy) -> &'static str {
+        match strategy {
+            RestoreStrategy::Reap => "reap-working-set",
+            _ => "loading-set",
+        }
+    }
+
+    /// The regions in the order of loading.
+    pub fn regions(&self) -> &[PlacedRegion] {
+        &self.regions
+    }
+
+    /// Pages that the recorded invocation wrote.
+    pub fn written(&self) -> &PageSet {
+        &self.written
+    }
+
+    /// Zero pages that the recorded invocation touched.
+    pub fn fresh(&self) -> &PageSet {
+        &self.fresh
+    }
+
+    /// The readahead window of the recording.
+    pub fn readahead_window(&self) -> PageCount {
+        self.readahead_window
+    }
+
+    /// How many pages the file holds.
+    pub fn page_count(&self) -> PageCount {
+        PageCount(self.regions.iter().map(|region| region.range.count.0).sum())
+    }
+
+    /// Writes the loading set that `rule` makes of `recording` as the file `name` beside `snapshot`, and publishes it. An
+    /// older one is replaced.
+    ///
+    /// # Errors
+    /// When the memory file can't be read or the new file can't be written; then an older one stays as it is.
+    pub fn write(
+        snapshot: &Snapshot,
+        name: &str,
+        layout: &GuestLayout,
+        recording: &Recording,
+        rule: &LoadingSetRule,
+    ) -> Result<PathBuf, SnapshotError> {
+        let regions = rule.regions(layout, snapshot.stored_pages(), recording);
+        let pending = PendingFile::begin(snapshot.directory(), name)?;
+        let failed = |source| SnapshotError::io("writing", pending.path(), source);
+        // The table's length must be known before the data is written; only the checksums come later, and their number is
+        // known. Five bytes are the longest encoding of a u32.
+        let pages: u64 = regions.iter().map(|region| region.range.count.0).sum();
+        let mut table = Table {
+            snapshot: recording.snapshot,
+            readahead_window: recording.readahead_window,
+            regions,
+            written: recording.written.clone(),
+            fresh: recording.fresh.clone(),
+            checksums: vec![u32::MAX; pages.div_ceil(CHUNK.0) as usize],
+        };
+        let encode =
+            |table: &Table| postcard::to_stdvec(table).map_err(|error| failed(io::Error::other(error)));
+        let data_offset = pages::page_align_up(HEADER_BYTES as u64 + encode(&table)?.len() as u64)
+            .ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
+        table.checksums =
+            copy_pages(snapshot, &table.regions, pending.file(), data_offset).map_err(failed)?;
+        let table = encode(&table)?;
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend(MAGIC);
+        header.extend(VERSION.to_le_bytes());
+        header.extend([0; 2]);
+        header.extend(crc32c::crc32c(&table).to_le_bytes());
+        header.extend((table.len() as u64).to_le_bytes());
+        header.extend(data_offset.to_le_bytes());
+        header.resize(HEADER_BYTES - 4, 0);
+        header.extend(crc32c::crc32c(&header).to_le_bytes());
+        pending.file().write_all_at(&header, 0).map_err(failed)?;
+        pending.file().write_all_at(&table, HEADER_BYTES as u64).map_err(failed)?;
+        pending.publish()
+    }
+
+    /// Opens and checks the file `name` beside `snapshot`, for a guest with `layout`.
+    ///
+    /// # Errors
+    /// [`LoadingSetProblem`] saying why it can't be used.
+    pub fn open(snapshot: &Snapshot, name: &str, layout: &GuestLayout) -> Result<Self, LoadingSetProblem> {
+        let path = snapshot.directory().join(name);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LoadingSetProblem::Missing),
+            Err(error) => return Err(LoadingSetProblem::Unreadable(error)),
+        };
+        let length = file.metadata().map_err(LoadingSetProblem::Unreadable)?.len();
+        let (table, data_offset) = read_table(&file, length)?;
+        if table.snapshot != snapshot.id() {
+            return Err(LoadingSetProblem::Stale(table.snapshot));
+        }
+        let regions = place(&table, data_offset, length)?;
+        check_pages(&regions, snapshot.stored_pages(), layout)?;
+        Ok(Self {
+            file,
+            path,
+            data_offset,
+            checksums: table.checksums,
+            regions,
+            written: table.written,
+            fresh: table.fresh,
+            readahead_window: table.readahead_window,
+        })
+    }
+
+    /// Renames a file whose data was found wrong, so that the next restore does without it and a person can look at it.
+    pub(crate) fn quarantine(path: &Path) -> io::Result<()> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".quarantined");
+        fs::rename(path, name)
+    }
+}
+
+/// Copies the pages of `regions` behind each other and returns the checksum of each chunk.
+fn copy_pages(
+    snapshot: &Snapshot,
+    regions: &[LoadingRegion],
+    to: &File,
+    data_offset: u64,
+) -> io::Result<Vec<u32>> {
+    let chunk_bytes = CHUNK.bytes() as usize;
+    let mut checksums = Vec::new();
+    let mut chunk = Vec::with_capacity(chunk_bytes);
+    let mut position = data_offset;
+    let mut flush = |chunk: &mut Vec<u8>| -> io::Result<()> {
+        checksums.push(crc32c::crc32c(chunk));
+        to.write_all_at(chunk, position)?;
+        position += chunk.len() as u64;
+        chunk.clear();
+        Ok(())
+    };
+    for region in regions {
+        let mut page = region.range.start;
+        while page < region.range.end() {
+            let room = CHUNK.0 - chunk.len() as u64 / PAGE_SIZE;
+            let piece = PageRange::new(page, PageCount(room.min(region.range.end().0 - page.0)));
+            let filled = chunk.len();
+            chunk.resize(filled + piece.count.bytes() as usize, 0);
+            let into = chunk.get_mut(filled..).unwrap_or_default();
+            snapshot.memory_file().read_exact_at(into, piece.start.address().0)?;
+            if chunk.len() == chunk_bytes {
+                flush(&mut chunk)?;
+            }
+            page = piece.end();
+        }
+    }
+    if !chunk.is_empty() {
+        flush(&mut chunk)?;
+    }
+    Ok(checksums)
+}
+
+fn damaged<T>(what: impl Into<String>) -> Result<T, LoadingSetProblem> {
+    Err(LoadingSetProblem::Damaged(what.into()))
+}
+
+/// Reads and checks header and table.
+fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProblem> {
+    let mut header = [0; HEADER_BYTES];
+    if length < HEADER_BYTES as u64 {
+        return damaged("it ends inside the header");
+    }
+    file.read_exact_at(&mut header, 0).map_err(LoadingSetProblem::Unreadable)?;
+    let (fields, checksum) = header.split_at(HEADER_BYTES - 4);
+    if !header.starts_with(&MAGIC) {
+        return damaged("it does not begin as a loading-set file does");
+    }
+    if checksum != crc32c::crc32c(fields).to_le_bytes() {
+        return damaged("the header's checksum doesn't match");
+    }
+    let number = |at: usize, bytes: usize| {
+        fields.iter().skip(at).take(bytes).rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
+    };
+    let (version, table_checksum, table_length, data_offset) =
+        (number(8, 2), number(12, 4), number(16, 8), number(24, 8));
+    if version != u64::from(VERSION) {
+        return damaged(format!("it has format version {version}, this tool reads {VERSION}"));
+    }
+    let table_end = (HEADER_BYTES as u64).checked_add(table_length);
+    let fits = table_end.is_some_and(|end| end <= data_offset) && data_offset <= length;
+    if table_length > MAX_TABLE_BYTES || !fits || data_offset % PAGE_SIZE != 0 {
+        return damaged("the table doesn't fit into the file");
+    }
+    let mut table = vec![0; table_length as usize];
+    file.read_exact_at(&mut table, HEADER_BYTES as u64).map_err(LoadingSetProblem::Unreadable)?;
+    if u64::from(crc32c::crc32c(&table)) != table_checksum {
+        return damaged("the table's checksum doesn't match");
+    }
+    match postcard::from_bytes(&table) {
+        Ok(table) => Ok((table, data_offset)),
+        Err(error) => damaged(format!("the table can't be decoded: {error}")),
+    }
+}
+
+/// Gives each region its offset and makes sure that file, regions and checksums agree in size.
+fn place(table: &Table, data_offset: u64, length: u64) -> Result<Vec<PlacedRegion>, LoadingSetProblem> {
+    let mut regions = Vec::with_capacity(table.regions.len());
+    let mut offset = data_offset;
+    for LoadingRegion { range, group } in &table.regions {
+        let end = range.start.0.checked_add(range.count.0);
+        if range.is_empty() || end.is_none_or(|end| end > PageSet::LIMIT.0) {
+            return damaged("a region is empty or out of range");
+        }
+        regions.push(PlacedRegion { range: *range, group: *group, offset });
+        offset = match offset.checked_add(range.count.bytes()).filter(|end| *end <= length) {
+            Some(end) => end,
+            None => return damaged("it is shorter than its regions"),
+        };
+    }
+    if offset != length {
+        return damaged("it is longer than its regions");
+    }
+    let chunks = ((length - data_offset) / PAGE_SIZE).div_ceil(CHUNK.0);
+    if chunks != table.checksums.len() as u64 {
+        return damaged("the number of checksums doesn't match");
+    }
+    Ok(regions)
+}
+
+/// A region may bring only pages whose content is the snapshot's: stored ones, and zeros between them in memory regions.
+fn check_pages(
+    regions: &[PlacedRegion],
+    stored: &PageSet,
+    layout: &GuestLayout,
+) -> Result<(), LoadingSetProblem> {
+    let mut by_address: Vec<PageRange> = regions.iter().map(|region| region.range).collect();
+    by_address.sort_by_key(|range| range.start);
+    if !by_address.is_sorted_by(|one, next| one.end() <= next.start) {
+        return damaged("regions overlap");
+    }
+    let pages: PageSet = by_address.into_iter().collect();
+    if pages.end() > PageIndex(layout.page_count().0)
+        || !pages.difference(stored).difference(&memory_pages(layout)).is_empty()
+    {
+        return damaged("a region lies where the guest has no memory of its own");
+    }
+    Ok(())
+}

@@ -1,0 +1,188 @@
+//! What a recorded invocation touched, and the page classes that follow from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pages::{PageCount, PageIndex, PageRange, PageSet};
+use snapshot::{Snapshot, SnapshotError, SnapshotId};
+
+use crate::layout::{Backing, GuestLayout};
+use crate::loading_set::{LoadingSet, LoadingSetRule, MergeRule, Order};
+use crate::strategy::RestoreStrategy;
+
+/// How an invocation is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecordingOptions {
+    /// Around each page that the guest brought in, the aligned window of this many pages is read too, as a host with such
+    /// a readahead setting would; 1 records exactly what was touched. Default: 32 pages, 128 KiB.
+    pub readahead_window: PageCount,
+    /// A working-set group ends when it has this many pages. Default: 1024 pages, 4 MiB, as in the paper.
+    pub group: PageCount,
+    /// Time between two looks at the page cache; becomes longer by itself when looking takes long. Default: 1 ms.
+    pub poll: Duration,
+}
+
+impl Default for RecordingOptions {
+    fn default() -> Self {
+        Self { readahead_window: PageCount(32), group: PageCount(1024), poll: Duration::from_millis(1) }
+    }
+}
+
+/// What one invocation (or several, merged) touched of a snapshot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recording {
+    /// The snapshot.
+    pub snapshot: SnapshotId,
+    /// For which strategy: [`RestoreStrategy::FaaSnap`] by host page recording, [`RestoreStrategy::Reap`] by its faults.
+    pub strategy: RestoreStrategy,
+    /// The window it was recorded with.
+    pub readahead_window: PageCount,
+    /// Stored pages by working-set group: those that the first, second, ... look found in the page cache.
+    pub groups: Vec<PageSet>,
+    /// Of these, pages that came in by readahead and were in no page table at the end.
+    pub read_ahead: PageSet,
+    /// Stored pages of which the guest had a private copy at the end: it wrote them.
+    pub written: PageSet,
+    /// Zero pages of the snapshot that the guest had touched at the end: new memory.
+    pub fresh: PageSet,
+}
+
+impl Recording {
+    /// Every stored page that was seen.
+    pub fn seen(&self) -> PageSet {
+        self.groups.iter().fold(PageSet::new(), |all, group| all.union(group))
+    }
+
+    /// Makes the loading set that `rule` finds in this recording and publishes it beside `snapshot`, where the next restore
+    /// by the same strategy finds it. An older one is replaced. REAP's working set is what faulted, in address order,
+    /// whatever the rule.
+    ///
+    /// # Errors
+    /// When the file can't be written; then an older one stays as it is.
+    pub fn publish(
+        &self,
+        snapshot: &Snapshot,
+        layout: &GuestLayout,
+        rule: &LoadingSetRule,
+    ) -> Result<PathBuf, SnapshotError> {
+        let reap =
+            LoadingSetRule { include_read_ahead: true, merge: MergeRule::Never, order: Order::Address };
+        let rule = if self.strategy == RestoreStrategy::Reap { &reap } else { rule };
+        LoadingSet::write(snapshot, LoadingSet::file_name(self.strategy), layout, self, rule)
+    }
+
+    /// This recording extended by `other`, of another invocation of the same snapshot: a page keeps its earliest group.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        let mut seen = PageSet::new();
+        let count = self.groups.len().max(other.groups.len());
+        let groups = (0..count)
+            .map(|index| {
+                let of = |recording: &Self| recording.groups.get(index).cloned().unwrap_or_default();
+                let group = of(self).union(&of(other)).difference(&seen);
+                seen = seen.union(&group);
+                group
+            })
+            .collect();
+        // A page is only there by readahead when no recording touched it.
+        let touched = |recording: &Self| recording.seen().difference(&recording.read_ahead);
+        Self {
+            snapshot: self.snapshot,
+            strategy: self.strategy,
+            readahead_window: self.readahead_window.max(other.readahead_window),
+            groups,
+            read_ahead: seen.difference(&touched(self)).difference(&touched(other)),
+            written: self.written.union(&other.written),
+            fresh: self.fresh.union(&other.fresh),
+        }
+    }
+}
+
+/// The four classes of a guest's pages (FaaSnap, section 4): by what the snapshot holds and what the recording saw.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct PageClasses {
+    /// Stored and seen: brought in by the loader.
+    pub loading: PageSet,
+    /// Stored and not seen: mapped from the memory file, read when touched.
+    pub cold: PageSet,
+    /// Zero, and touched by the recorded invocation: memory that was free at the snapshot.
+    pub released: PageSet,
+    /// Zero and not touched.
+    pub unused: PageSet,
+}
+
+impl PageClasses {
+    /// Sorts the pages of a guest with `layout` and the snapshot's `stored` pages.
+    pub fn of(layout: &GuestLayout, stored: &PageSet, recording: &Recording) -> Self {
+        let seen = recording.seen();
+        let zero = memory_pages(layout).difference(stored);
+        Self {
+            loading: stored.intersection(&seen),
+            cold: stored.difference(&seen),
+            released: zero.intersection(&recording.fresh),
+            unused: zero.difference(&recording.fresh),
+        }
+    }
+}
+
+/// The pages of the layout's memory regions.
+pub(crate) fn memory_pages(layout: &GuestLayout) -> PageSet {
+    let memory = layout.regions().iter().filter(|region| region.backing == Backing::Memory);
+    memory.map(|region| region.range).collect()
+}
+
+/// The aligned window of `window` pages around `page`.
+pub(crate) fn window_around(page: PageIndex, window: PageCount) -> PageRange {
+    let size = window.0.max(1);
+    PageRange::new(PageIndex(page.0 / size * size), PageCount(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{Access, Region};
+
+    fn set(runs: &[(u64, u64)]) -> PageSet {
+        runs.iter().map(|(start, end)| PageRange::between(PageIndex(*start), PageIndex(*end))).collect()
+    }
+
+    fn recording(groups: &[&[(u64, u64)]]) -> Recording {
+        Recording {
+            snapshot: SnapshotId([1; 16]),
+            strategy: RestoreStrategy::FaaSnap,
+            readahead_window: PageCount(1),
+            groups: groups.iter().map(|runs| set(runs)).collect(),
+            read_ahead: PageSet::new(),
+            written: PageSet::new(),
+            fresh: PageSet::new(),
+        }
+    }
+
+    #[test]
+    fn pages_are_classed_by_content_and_recording() {
+        let range = PageRange::between(PageIndex(0), PageIndex(20));
+        let region = Region { range, backing: Backing::Memory, access: Access::ReadWrite };
+        let layout = GuestLayout::new(PageCount(30), vec![region]).unwrap();
+        let recording = Recording { fresh: set(&[(12, 14), (25, 26)]), ..recording(&[&[(0, 3)], &[(5, 7)]]) };
+        let classes = PageClasses::of(&layout, &set(&[(0, 10)]), &recording);
+        assert_eq!(classes.loading, set(&[(0, 3), (5, 7)]));
+        assert_eq!(classes.cold, set(&[(3, 5), (7, 10)]));
+        assert_eq!(classes.released, set(&[(12, 14)]));
+        assert_eq!(classes.unused, set(&[(10, 12), (14, 20)]));
+    }
+
+    #[test]
+    fn merging_keeps_the_earliest_group_and_what_anyone_touched() {
+        let first = Recording { read_ahead: set(&[(2, 4)]), ..recording(&[&[(0, 4)], &[(8, 9)]]) };
+        let second = recording(&[&[(8, 9)], &[(3, 4), (20, 21)]]);
+        let merged = first.merged(&second);
+        assert_eq!(merged.groups, [set(&[(0, 4), (8, 9)]), set(&[(20, 21)])]);
+        assert_eq!(merged.read_ahead, set(&[(2, 3)]));
+    }
+
+    #[test]
+    fn windows_are_aligned() {
+        let window = window_around(PageIndex(45), PageCount(32));
+        assert_eq!(window, PageRange::new(PageIndex(32), PageCount(32)));
+    }
+}
