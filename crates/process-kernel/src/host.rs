@@ -79,3 +79,61 @@ pub(crate) fn resident_bytes() -> u64 {
     let pages: u64 = statm.split(' ').nth(1).and_then(|field| field.parse().ok()).unwrap_or(0);
     pages * pages::PAGE_SIZE
 }
+
+/// Most bytes that a [`TerminalRequest`]'s argument has.
+pub(crate) const TERMINAL_ARGUMENT: usize = 44;
+
+/// The terminal requests that are passed on to the host, each with an argument of a fixed size.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct TerminalRequest {
+    number: u32,
+    length: usize,
+    sets: bool,
+}
+
+/// Number, size of the argument, whether it is read by the request: `struct termios` (36 bytes, as the kernel has it),
+/// `struct termios2` (44), `struct winsize` (8).
+const TERMINAL_REQUESTS: &[(u64, usize, bool)] = &[
+    (libc::TCGETS, 36, false),
+    (libc::TCSETS, 36, true),
+    (libc::TCSETSW, 36, true),
+    (libc::TCSETSF, 36, true),
+    (libc::TCGETS2, 44, false),
+    (libc::TCSETS2, 44, true),
+    (libc::TCSETSW2, 44, true),
+    (libc::TCSETSF2, 44, true),
+    (libc::TIOCGWINSZ, 8, false),
+    (libc::TIOCSWINSZ, 8, true),
+];
+
+impl TerminalRequest {
+    /// The request with this number, if it is one that is passed on.
+    pub(crate) fn from_number(number: u32) -> Option<Self> {
+        let known = TERMINAL_REQUESTS.iter().find(|(known, ..)| *known == u64::from(number));
+        known.map(|(_, length, sets)| Self { number, length: *length, sets: *sets })
+    }
+
+    /// Size of the argument, bytes, and whether the request reads it (else it writes it).
+    pub(crate) fn argument(self) -> (usize, bool) {
+        (self.length, self.sets)
+    }
+}
+
+/// ioctl(2) on a terminal.
+///
+/// # Errors
+/// The host's errno; EINVAL when `argument` has not the request's size.
+pub(crate) fn terminal_ioctl(
+    fd: BorrowedFd<'_>,
+    request: TerminalRequest,
+    argument: &mut [u8],
+) -> Result<(), Errno> {
+    if argument.len() != request.length {
+        return Err(Errno::INVAL);
+    }
+    // SAFETY: the request is one of the table above, and the argument is exclusively borrowed and as large as the kernel
+    // makes it.
+    let outcome =
+        unsafe { libc::ioctl(fd.as_raw_fd(), libc::Ioctl::from(request.number), argument.as_mut_ptr()) };
+    if outcome < 0 { Err(Errno::from_raw_os_error(last_errno())) } else { Ok(()) }
+}

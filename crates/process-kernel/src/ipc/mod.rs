@@ -8,8 +8,10 @@ mod anonymous;
 pub(crate) mod chunk_queue;
 mod epoll;
 mod eventfd;
+mod host_stream;
 mod log_sink;
 mod pipe;
+mod reactor;
 mod signalfd;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -22,8 +24,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub use account::{Charge, MemoryAccount};
 pub use epoll::{Epoll, Event, Interest};
 pub use eventfd::EventFd;
+pub use host_stream::HostStream;
 pub use log_sink::{LogOutput, LogSink, LogStream};
 pub use pipe::{Pipe, PipeEnd};
+pub use reactor::{Reactor, Watch};
 pub use signalfd::{SignalFd, SignalHook, SignalRecord, SignalSource};
 pub use timer_queue::{TimerId, TimerQueue};
 pub use timerfd::{TimerClock, TimerFd};
@@ -41,6 +45,8 @@ pub struct Ipc {
     pub account: Arc<MemoryAccount>,
     /// Runs timers.
     pub timers: Arc<TimerQueue>,
+    /// Watches the host's descriptors.
+    pub reactor: Reactor,
     /// Where the function's standard output and error go.
     pub log: Arc<LogOutput>,
     /// What signal files read.
@@ -55,6 +61,7 @@ impl Ipc {
         Arc::new(Self {
             account: MemoryAccount::new(BUFFER_LIMIT),
             timers: TimerQueue::new(clock),
+            reactor: Reactor::default(),
             log: Arc::default(),
             signals: Arc::default(),
             next_inode: AtomicU64::new(FIRST_INODE),
