@@ -147,6 +147,18 @@ pub trait FileObject: Object {
         if self.seekable() { Ok(self.stat()?.size) } else { Err(Errno::SPIPE) }
     }
 
+    /// The offset of the next byte at or after `offset` that holds data or, with `hole`, lies in a hole.
+    ///
+    /// # Errors
+    /// ENXIO at or behind the end of the file.
+    fn seek_data(&self, offset: u64, hole: bool) -> Result<u64, Errno> {
+        let size = self.size()?;
+        if offset >= size {
+            return Err(Errno::NXIO);
+        }
+        Ok(if hole { size } else { offset })
+    }
+
     /// What is possible now without waiting.
     fn readiness(&self) -> Readiness {
         Readiness::IN | Readiness::OUT | Readiness::RDNORM | Readiness::WRNORM
@@ -205,6 +217,11 @@ pub trait FileObject: Object {
 
     /// The inode behind it, for the *at system calls and for fchmod and its like.
     fn inode(&self) -> Option<Arc<dyn crate::fs::Inode>> {
+        self.place().map(|place| place.inode.clone())
+    }
+
+    /// Where in the file tree it was opened, for files that come from there.
+    fn place(&self) -> Option<&crate::fs::Place> {
         None
     }
 
