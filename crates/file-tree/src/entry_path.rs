@@ -78,6 +78,12 @@ impl EntryPath {
         }
     }
 
+    /// This path below `folder`, or `None` when that makes it too long or `folder` is no plain path.
+    pub fn below(&self, folder: &str) -> Option<Self> {
+        let raw = [folder.as_bytes(), self.0.as_os_str().as_bytes()].join(&b'/');
+        Self::parse(&raw).ok()
+    }
+
     /// The last component.
     pub fn name(&self) -> &OsStr {
         self.0.file_name().unwrap_or_default()

@@ -1,0 +1,100 @@
+//! `faasnap exec`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::values;
+
+/// A folder of the host that the program sees, at the same place or another.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Bind {
+    /// The folder on the host.
+    pub(crate) source: PathBuf,
+    /// Where the program sees it.
+    pub(crate) target: PathBuf,
+}
+
+impl FromStr for Bind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (source, target) = text.split_once(':').unwrap_or((text, text));
+        if source.is_empty() || !target.starts_with('/') {
+            return Err(format!(
+                "{text:?} needs an absolute place: write SRC or SRC:DST with DST like /data"
+            ));
+        }
+        Ok(Self { source: PathBuf::from(source), target: PathBuf::from(target) })
+    }
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The program gets this terminal's standard input, output and error and every descriptor that was open; its exit
+status becomes faasnap's (128 + N when signal N ended it, 125 when faasnap itself failed). Without --root it sees
+this machine's file system, read-only, with a /tmp of its own.
+
+Examples:
+  faasnap exec -- /bin/echo hello
+  faasnap exec --memory 512 --bind $PWD:/work --cwd /work -- python3 script.py
+  faasnap exec --root ~/rootfs --env LANG=C -- /usr/bin/sqlite3 :memory: 'select 1'")]
+pub(crate) struct ExecArguments {
+    /// The root file system [default: the host's, read-only]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) root: Option<PathBuf>,
+    /// Memory in MB
+    #[arg(long, value_name = "MB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub(crate) memory: u32,
+    /// An environment variable [default with no --root: this environment]; may be repeated
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = values::variable)]
+    pub(crate) environment: Vec<(String, String)>,
+    /// The program's working directory [default: /, or with no --root the current one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<PathBuf>,
+    /// A folder that the program may read and write; may be repeated
+    #[arg(long = "bind", value_name = "SRC[:DST]")]
+    pub(crate) binds: Vec<Bind>,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
+    pub(crate) program: Vec<OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        exec: ExecArguments,
+    }
+
+    fn parse(line: &str) -> Result<ExecArguments, clap::Error> {
+        let words = std::iter::once("exec").chain(line.split(' '));
+        Line::try_parse_from(words).map(|line| line.exec)
+    }
+
+    #[test]
+    fn the_program_keeps_its_own_options() {
+        let exec = parse("--root /r --cwd /w --env A=b --bind /x:/y --bind /z -- ls --json -l").unwrap();
+        assert_eq!(exec.program, ["ls", "--json", "-l"]);
+        assert_eq!((exec.root, exec.cwd), (Some(PathBuf::from("/r")), Some(PathBuf::from("/w"))));
+        assert_eq!(exec.environment, [("A".to_owned(), "b".to_owned())]);
+        let binds: Vec<_> =
+            exec.binds.iter().map(|bind| (bind.source.to_str(), bind.target.to_str())).collect();
+        assert_eq!(binds, [(Some("/x"), Some("/y")), (Some("/z"), Some("/z"))]);
+        assert_eq!(exec.memory, 1024);
+    }
+
+    #[test]
+    fn mistakes_are_found() {
+        for wrong in ["", "ls", "--memory 1 -- ls", "--bind x -- ls", "--bind :/y -- ls", "--env A -- ls"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

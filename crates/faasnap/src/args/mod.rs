@@ -1,0 +1,87 @@
+//! What was typed: one file per command.
+
+mod doctor;
+mod exec;
+mod function;
+mod invoke;
+mod runtime;
+mod snapshot;
+mod values;
+mod worker;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use doctor::DoctorArguments;
+pub(crate) use function::{CreateFunction, FunctionCommand};
+pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
+pub(crate) use values::environment;
+
+/// Functions in KVM virtual machines, restored from snapshots.
+///
+/// A function is code for AWS Lambda: a handler that runs in a runtime, unchanged. The runtime is a root file system with
+/// an interpreter and AWS's own runtime client.
+#[derive(Debug, Parser)]
+#[command(name = "faasnap", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = "\
+A first session:
+  faasnap doctor                                  what works on this machine
+  faasnap runtime build python3.11                a root file system with CPython
+  faasnap function create hello --runtime python3.11 --handler app.handler --code ./hello
+  faasnap function list
+
+Exit status:
+  0  done
+  1  the thing asked about failed: a damaged file, a machine that can't run functions
+  2  a mistake in the command line
+  3  faasnap could not do what was asked; standard error says why
+
+`faasnap COMMAND --help` has examples for each command.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub(crate) global: GlobalArguments,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+pub(crate) struct GlobalArguments {
+    /// Where runtimes, functions and snapshots are kept [default: faasnap in the XDG data directory, that is
+    /// $XDG_DATA_HOME/faasnap or ~/.local/share/faasnap]
+    #[arg(long, global = true, value_name = "DIR", env = store::HOME_VARIABLE, hide_env_values = true)]
+    pub(crate) home: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make, import, list and remove runtimes: the root file systems that functions run in
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
+    /// Create, list and remove functions
+    #[command(subcommand)]
+    Function(FunctionCommand),
+    /// Say what this machine has, what will work, and how to mend what won't
+    Doctor(DoctorArguments),
+}
+
+/// For commands that print something a script may want.
+#[derive(Debug, Args)]
+pub(crate) struct OutputArguments {
+    /// Print JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

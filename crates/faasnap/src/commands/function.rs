@@ -1,0 +1,124 @@
+//! `faasnap function`.
+
+use std::io::IsTerminal;
+
+use anyhow::Result;
+use store::{CodeSource, Function, FunctionConfig, FunctionName, NewFunction, Store, WhenPresent};
+
+use super::{Outcome, verified};
+use crate::args::{CreateFunction, FunctionCommand, OutputArguments, environment};
+use crate::output::{Table, bytes, print, print_json, report, time};
+
+pub(super) fn run(store: &Store, command: FunctionCommand) -> Result<Outcome> {
+    match command {
+        FunctionCommand::Create(arguments) => create(store, arguments),
+        FunctionCommand::List(output) => list(store, &output),
+        FunctionCommand::Show { name, verify, output } => show(store, &name, verify, &output),
+        FunctionCommand::Rm { names } => {
+            for name in &names {
+                store.remove_function(name)?;
+            }
+            Ok(Outcome::Good)
+        }
+    }
+}
+
+fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
+    let output = arguments.output;
+    let new = NewFunction {
+        name: arguments.name,
+        config: FunctionConfig {
+            runtime: arguments.runtime,
+            handler: arguments.handler,
+            memory: arguments.memory,
+            timeout: arguments.timeout,
+            environment: environment(arguments.environment)?,
+        },
+        code: CodeSource::detect(&arguments.code)?,
+        layers: arguments.layers.iter().map(|layer| CodeSource::detect(layer)).collect::<Result<_, _>>()?,
+    };
+    let when = if arguments.replace { WhenPresent::Replace } else { WhenPresent::Refuse };
+    let function = store.create_function(&new, when)?;
+    if output.json {
+        print_json(&function)?;
+    } else {
+        let size = bytes(function.code.bytes);
+        print(&format!("function {} is stored ({size}, {} files)", function.name, function.code.entries))?;
+    }
+    Ok(Outcome::Good)
+}
+
+fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {
+    let mut good = Vec::new();
+    let mut outcome = Outcome::Good;
+    for (_, function) in store.functions()? {
+        match function {
+            Ok(function) => good.push(function),
+            Err(damaged) => {
+                report(&damaged.into());
+                outcome = Outcome::Negative;
+            }
+        }
+    }
+    if output.json {
+        print_json(&good)?;
+    } else if good.is_empty() && std::io::stdout().is_terminal() {
+        print("There are no functions yet; `faasnap function create --help` has examples.")?;
+    } else {
+        let headings = ["NAME", "RUNTIME", "HANDLER", "MEMORY", "TIMEOUT", "CODE", "LAYERS", "SNAPSHOTS"];
+        let mut table = Table::new(&headings);
+        for function in &good {
+            let config = &function.config;
+            table.row([
+                function.name.to_string(),
+                config.runtime.to_string(),
+                config.handler.to_string(),
+                format!("{} MB", config.memory),
+                format!("{} s", config.timeout),
+                bytes(function.code.bytes),
+                function.layers.len().to_string(),
+                store.snapshots(&function.name)?.len().to_string(),
+            ]);
+        }
+        print(&table.text())?;
+    }
+    Ok(outcome)
+}
+
+fn show(store: &Store, name: &FunctionName, verify: bool, output: &OutputArguments) -> Result<Outcome> {
+    let function = store.function(name)?;
+    if output.json {
+        print_json(&function)?;
+    } else {
+        print(&describe(store, &function)?)?;
+    }
+    if verify { verified(store.verify_function(name)) } else { Ok(Outcome::Good) }
+}
+
+fn describe(store: &Store, function: &Function) -> Result<String> {
+    let config = &function.config;
+    let mut lines = vec![
+        format!("name      {}", function.name),
+        format!("modified  {}", time(function.modified)),
+        format!("runtime   {}", config.runtime),
+        format!("handler   {}", config.handler),
+        format!("memory    {} MB", config.memory),
+        format!("timeout   {} s", config.timeout),
+    ];
+    let trees =
+        std::iter::once(("code", &function.code)).chain(function.layers.iter().map(|layer| ("layer", layer)));
+    for (what, tree) in trees {
+        let digest = tree.digest.short(16);
+        lines.push(format!("{what:<9} {digest}, {}, {} files", bytes(tree.bytes), tree.entries));
+    }
+    for snapshot in store.snapshots(&function.name)? {
+        let (size, created) = (bytes(snapshot.bytes_on_disk), time(snapshot.created));
+        lines.push(format!("snapshot  {}, {size}, {created}", snapshot.id));
+    }
+    if !config.environment.variables().is_empty() {
+        lines.push("environment".to_owned());
+        let variables = config.environment.variables();
+        lines.extend(variables.iter().map(|(name, value)| format!("  {name}={value}")));
+    }
+    Ok(lines.join("\n"))
+}

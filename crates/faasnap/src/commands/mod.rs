@@ -1,0 +1,54 @@
+//! What is done about what was typed: one file per command.
+
+mod doctor;
+mod function;
+mod runtime;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use store::Store;
+
+use crate::args::{Arguments, Command, GlobalArguments};
+
+/// How a command that could be carried out ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Outcome {
+    /// As wished.
+    Good,
+    /// The thing asked about failed: what was verified is damaged, what was examined does not work.
+    Negative,
+}
+
+/// Carries out a command.
+pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
+    let Arguments { global, command } = arguments;
+    match command {
+        Command::Runtime(command) => runtime::run(&open(&global)?, command),
+        Command::Function(command) => function::run(&open(&global)?, command),
+        Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),
+    }
+}
+
+fn home(global: &GlobalArguments) -> Result<PathBuf> {
+    match &global.home {
+        Some(home) => Ok(home.clone()),
+        None => Ok(store::default_home()?),
+    }
+}
+
+fn open(global: &GlobalArguments) -> Result<Store> {
+    Ok(Store::open(&home(global)?)?)
+}
+
+/// Prints a thing that was verified or not, and says how that went.
+fn verified(result: std::result::Result<(), store::StoreError>) -> Result<Outcome> {
+    match result {
+        Ok(()) => Ok(Outcome::Good),
+        Err(changed @ store::StoreError::Changed { .. }) => {
+            crate::output::report(&changed.into());
+            Ok(Outcome::Negative)
+        }
+        Err(other) => Err(other.into()),
+    }
+}

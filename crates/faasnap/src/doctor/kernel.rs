@@ -1,0 +1,217 @@
+//! Kernel features that restoring and isolating use.
+
+use std::fs::File;
+use std::os::unix::fs::FileTypeExt;
+
+use guest_memory::{Advice, GuestMemory, Protection, Source};
+use pages::{PageCount, PageIndex, PageRange};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+use super::{Finding, read};
+
+const GROUP: &str = "kernel";
+
+/// Major and minor number of a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Version(u32, u32);
+
+impl Version {
+    /// Reads `6.18.44-something`.
+    fn parse(release: &str) -> Option<Self> {
+        let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+        Some(Self(numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    }
+}
+
+pub(super) fn examine() -> Vec<Finding> {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let version = Version::parse(&release).unwrap_or(Version(0, 0));
+    vec![
+        release_finding(&release, version),
+        openat2_finding(),
+        populate_finding(),
+        residency_finding(),
+        userfaultfd_finding(),
+        userfault_move_finding(version),
+        io_uring_finding(read("/proc/sys/kernel/io_uring_disabled"), version),
+        seccomp_finding(),
+        namespaces_finding(),
+        cgroup_finding(),
+    ]
+}
+
+fn release_finding(release: &str, version: Version) -> Finding {
+    if version >= Version(6, 1) {
+        Finding::good(GROUP, "release", release)
+    } else {
+        let meaning = "older than 6.1, the oldest kernel that is tested";
+        Finding::limited(GROUP, "release", release, meaning)
+    }
+}
+
+/// A real call: filters of containers refuse it although the kernel has it.
+fn openat2_finding() -> Finding {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat2(CWD, "/", flags, Mode::empty(), ResolveFlags::NO_MAGICLINKS) {
+        Ok(_) => Finding::good(GROUP, "openat2", "works"),
+        Err(error) => Finding::missing(
+            GROUP,
+            "openat2",
+            error.to_string(),
+            "a function's files can't be confined, and code can't be unpacked",
+        )
+        .mend("Linux 5.6 has it; in a container, allow it in the seccomp profile"),
+    }
+}
+
+/// A page of guest memory with the given source, ready to be tried on.
+fn guest_page(source: Source<'_>) -> Option<(GuestMemory, PageRange)> {
+    let memory = GuestMemory::reserve(PageCount(1)).ok()?;
+    let range = PageRange { start: PageIndex(0), count: PageCount(1) };
+    memory.map(range, source, Protection::ReadWrite).ok()?;
+    Some((memory, range))
+}
+
+fn populate_finding() -> Finding {
+    let works = guest_page(Source::Anonymous)
+        .is_some_and(|(memory, range)| memory.advise(range, Advice::PopulateWrite).is_ok());
+    if works {
+        Finding::good(GROUP, "MADV_POPULATE", "works")
+    } else {
+        let meaning = "page tables can't be filled ahead: restores take more faults";
+        Finding::limited(GROUP, "MADV_POPULATE", "refused", meaning).mend("Linux 5.14 has it")
+    }
+}
+
+fn residency_finding() -> Finding {
+    let works = guest_page(Source::Anonymous)
+        .is_some_and(|(memory, range)| memory.resident(range).is_ok_and(|pages| pages == [false]));
+    if works {
+        Finding::good(GROUP, "mincore", "tells resident pages from others")
+    } else {
+        let meaning = "which pages a function uses can't be recorded";
+        Finding::limited(GROUP, "mincore", "reports an untouched page as resident", meaning)
+    }
+}
+
+fn userfaultfd_finding() -> Finding {
+    let name = "userfaultfd";
+    let Some(unprivileged) = read("/proc/sys/vm/unprivileged_userfaultfd") else {
+        let meaning = "the strategy `reap` and moving pages into place are unavailable";
+        return Finding::limited(GROUP, name, "not in this kernel", meaning);
+    };
+    let device = File::options().read(true).write(true).open("/dev/userfaultfd").is_ok();
+    let root = rustix::process::geteuid().is_root();
+    if device || root || unprivileged == "1" {
+        let how = match (device, root) {
+            (true, _) => "/dev/userfaultfd can be opened",
+            (false, true) => "allowed for root",
+            _ => "allowed for everybody",
+        };
+        return Finding::good(GROUP, name, how);
+    }
+    let there = std::fs::metadata("/dev/userfaultfd").is_ok_and(|about| about.file_type().is_char_device());
+    let meaning = "KVM's faults are kernel-mode faults: the strategy `reap` and moving pages into place are unavailable";
+    let finding = Finding::limited(GROUP, name, "this user may not serve kernel-mode faults", meaning);
+    finding.mend(if there {
+        "as root: chmod 660 /dev/userfaultfd and chgrp it to the group of this user"
+    } else {
+        "as root: sysctl vm.unprivileged_userfaultfd=1"
+    })
+}
+
+fn userfault_move_finding(version: Version) -> Finding {
+    let name = "UFFDIO_MOVE";
+    if version >= Version(6, 8) {
+        Finding::good(GROUP, name, "by the kernel's version")
+    } else {
+        Finding::limited(GROUP, name, "not before Linux 6.8", "pages are copied into place, not moved")
+    }
+}
+
+/// `kernel.io_uring_disabled` (Documentation/admin-guide/sysctl/kernel.rst): 0 for all, 1 only for a group, 2 for none.
+fn io_uring_finding(disabled: Option<String>, version: Version) -> Finding {
+    let meaning = "loading uses preadv, with fewer reads at a time";
+    match disabled.as_deref() {
+        Some("0") => Finding::good(GROUP, "io_uring", "allowed"),
+        Some(other) => Finding::limited(GROUP, "io_uring", format!("io_uring_disabled is {other}"), meaning)
+            .mend("as root: sysctl kernel.io_uring_disabled=0"),
+        None if version >= Version(5, 6) => Finding::good(GROUP, "io_uring", "by the kernel's version"),
+        None => Finding::limited(GROUP, "io_uring", "not in this kernel", meaning),
+    }
+}
+
+fn seccomp_finding() -> Finding {
+    match read("/proc/sys/kernel/seccomp/actions_avail") {
+        Some(actions) if actions.contains("kill_process") => Finding::good(GROUP, "seccomp", "filters work"),
+        _ => Finding::limited(
+            GROUP,
+            "seccomp",
+            "not there",
+            "workers can't be confined to the system calls they need",
+        ),
+    }
+}
+
+fn namespaces_finding() -> Finding {
+    let missing: Vec<&str> = ["mnt", "net", "pid", "user"]
+        .into_iter()
+        .filter(|name| !std::path::Path::new("/proc/self/ns").join(name).exists())
+        .collect();
+    if !missing.is_empty() {
+        let found = format!("missing: {}", missing.join(", "));
+        return Finding::limited(GROUP, "namespaces", found, "workers can't be isolated fully");
+    }
+    let unprivileged = read("/proc/sys/user/max_user_namespaces").is_none_or(|most| most != "0")
+        && read("/proc/sys/kernel/unprivileged_userns_clone").is_none_or(|allowed| allowed == "1");
+    if unprivileged || rustix::process::geteuid().is_root() {
+        Finding::good(GROUP, "namespaces", "mnt, net, pid, user")
+    } else {
+        let meaning = "workers can't be isolated without root";
+        Finding::limited(GROUP, "namespaces", "not for this user", meaning)
+            .mend("as root: sysctl kernel.unprivileged_userns_clone=1")
+    }
+}
+
+fn cgroup_finding() -> Finding {
+    // CGROUP2_SUPER_MAGIC of linux/magic.h.
+    const VERSION_2: i64 = 0x6367_7270;
+    let name = "cgroup";
+    let version_2 = |path| rustix::fs::statfs(path).is_ok_and(|about| about.f_type == VERSION_2);
+    if version_2("/sys/fs/cgroup") {
+        return Finding::good(GROUP, name, "version 2");
+    }
+    if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
+        let found = if version_2("/sys/fs/cgroup/unified") {
+            "version 1, with version 2 beside"
+        } else {
+            "version 1"
+        };
+        return Finding::good(GROUP, name, found);
+    }
+    Finding::limited(GROUP, name, "not mounted", "memory limits are enforced by looking, not by the kernel")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::State;
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_number() {
+        assert_eq!(Version::parse("6.18.44-fc-v669"), Some(Version(6, 18)));
+        assert_eq!(Version::parse("5.4-rc1"), Some(Version(5, 4)));
+        assert_eq!(Version::parse("linux"), None);
+        assert!(Version(6, 8) < Version(6, 18));
+        assert_eq!(release_finding("5.10", Version(5, 10)).state, State::Limited);
+    }
+
+    #[test]
+    fn io_uring_depends_on_its_switch() {
+        let judge = |switch: Option<&str>| io_uring_finding(switch.map(str::to_owned), Version(6, 1)).state;
+        assert_eq!(
+            [judge(Some("0")), judge(Some("2")), judge(None)],
+            [State::Good, State::Limited, State::Good]
+        );
+    }
+}

@@ -1,0 +1,36 @@
+//! `faasnap`: functions in KVM virtual machines, restored from snapshots.
+//!
+//! `args` is what was typed, `commands` is what is done about it, `output` is how it is shown. This file only joins them
+//! and turns the result into an exit status.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod doctor;
+mod output;
+mod progress;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Arguments;
+use crate::commands::Outcome;
+
+/// The thing asked about failed: a function's error, a damaged file, a machine that can't run functions.
+const NEGATIVE: u8 = 1;
+/// faasnap could not do what was asked. (2 is a mistake in the command line; clap says so itself.)
+const FAILED: u8 = 3;
+
+fn main() -> ExitCode {
+    match commands::run(Arguments::parse()) {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Negative) => ExitCode::from(NEGATIVE),
+        // Whoever read our output has seen enough, as `head` does.
+        Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::report(&error);
+            ExitCode::from(FAILED)
+        }
+    }
+}
