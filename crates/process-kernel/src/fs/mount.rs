@@ -127,7 +127,7 @@ impl MountTree {
     }
 
     /// Puts `fs` at `path`, over what was mounted there.
-    pub fn add(&mut self, path: &str, writable: bool, fs: Arc<dyn FileSystem>) {
+    pub fn add(&mut self, path: &str, writable: bool, fs: Arc<dyn FileSystem>) -> Arc<Mount> {
         let mut point = Self::ROOT;
         let mut at = String::new();
         let mut below = self.id_of(point);
@@ -146,10 +146,11 @@ impl MountTree {
             at.push('/');
         }
         let id = first_id(point);
-        let mount = Mount { id, parent: below, path: at, writable, fs, point };
+        let mount = Arc::new(Mount { id, parent: below, path: at, writable, fs, point });
         if let Some(point) = self.points.get_mut(point) {
-            point.mount = Some(Arc::new(mount));
+            point.mount = Some(mount.clone());
         }
+        mount
     }
 
     fn id_of(&self, point: PointId) -> u32 {
@@ -189,8 +190,8 @@ fn first_id(point: PointId) -> u32 {
 
 /// The file system of an empty directory that leads to a mount.
 #[derive(Clone)]
-struct Placeholder {
-    ino: u64,
+pub(super) struct Placeholder {
+    pub ino: u64,
 }
 
 impl FileSystem for Placeholder {

@@ -193,6 +193,27 @@ impl Vfs {
         self.open_place(caller, target, how)
     }
 
+    /// Opens a program for execution.
+    ///
+    /// # Errors
+    /// EACCES when it is no regular file or may not be run, else as open(2).
+    pub fn open_program(
+        self: &Arc<Self>,
+        caller: &Caller,
+        start: &Place,
+        path: &[u8],
+        walk: Walk,
+    ) -> Result<Arc<OpenFile>, Errno> {
+        let place = self.walk(caller, start, path, walk)?.found()?;
+        match place.inode.file_type() {
+            FileType::Regular => {}
+            FileType::Symlink => return Err(Errno::LOOP),
+            _ => return Err(Errno::ACCESS),
+        }
+        caller.may(&place.inode.metadata()?, Permission::EXECUTE)?;
+        self.open_place(caller, &place, &OpenHow::READ)
+    }
+
     fn open_place(
         self: &Arc<Self>,
         caller: &Caller,

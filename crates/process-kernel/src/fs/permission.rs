@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn the_first_matching_class_decides() {
         let caller = Caller { tid: 1, uid: 1000, gid: 100 };
-        let stat = |mode, uid, gid| Stat { mode: 0o100_000 | mode, uid, gid, ..Stat::default() };
+        let stat = |mode: u32, uid, gid| Stat { mode: 0o100_000 | mode, uid, gid, ..Stat::default() };
         let read = |stat| caller.may(&stat, Permission::READ).is_ok();
         assert!(read(stat(0o400, 1000, 0)));
         assert!(!read(stat(0o044, 1000, 0)), "the owner's bits count for the owner, even if others may");

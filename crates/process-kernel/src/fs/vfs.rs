@@ -63,6 +63,16 @@ fn check_path(path: &str) -> Result<(), VfsError> {
     }
 }
 
+impl Default for Vfs {
+    /// A root directory with nothing in it.
+    fn default() -> Self {
+        let mut tree = MountTree::new();
+        let mount = tree.add("/", false, Arc::new(super::mount::Placeholder { ino: 1 }));
+        let root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
+        Self { tree, root }
+    }
+}
+
 impl Vfs {
     /// Mounts everything in `table`.
     ///
@@ -72,7 +82,7 @@ impl Vfs {
         if table.0.first().is_none_or(|first| first.at != "/") {
             return Err(VfsError::NoRoot);
         }
-        let mut tree = MountTree::new();
+        let Self { mut tree, mut root } = Self::default();
         for entry in &table.0 {
             check_path(&entry.at)?;
             let fs: Arc<dyn FileSystem> = match &entry.source {
@@ -88,10 +98,11 @@ impl Vfs {
                 }
                 _ => continue,
             };
-            tree.add(&entry.at, entry.writable, fs);
+            let mount = tree.add(&entry.at, entry.writable, fs);
+            if entry.at == "/" {
+                root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
+            }
         }
-        let mount = tree.mounts().find(|mount| mount.path == "/").cloned().ok_or(VfsError::NoRoot)?;
-        let root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
         Ok(Arc::new(Self { tree, root }))
     }
 

@@ -25,6 +25,7 @@ pub use pipe::{pipe_size, set_pipe_size};
 
 use crate::clock::Deadline;
 use crate::file::{Fd, OpenFile, Origin};
+use crate::fs::Caller;
 use crate::mm::Mm;
 use crate::task::{CpuState, Fpu, Process, Thread};
 use crate::wait::{WaitQueue, Wake};
@@ -81,6 +82,12 @@ impl Cx<'_> {
     /// Guest memory.
     pub fn mm(&self) -> &Mm {
         &self.process.mm
+    }
+
+    /// Who calls, as file permissions see it.
+    pub fn caller(&self) -> Caller {
+        let identity = &self.process.identity;
+        Caller { tid: self.thread.tid, uid: identity.uid, gid: identity.gid }
     }
 
     /// The open file behind `fd`.

@@ -17,7 +17,7 @@ use super::signal::{ProcessSignalSource, ProcessSignals};
 use super::{CpuState, Limits, Thread, UnsupportedCalls};
 use crate::clock::Clock;
 use crate::file::FdTable;
-use crate::fs::Vfs;
+use crate::fs::{FsContext, Vfs};
 use crate::ipc::Ipc;
 use crate::mm::Mm;
 use crate::net::Network;
@@ -85,6 +85,8 @@ pub struct ProcessParts {
     pub files: FdTable,
     /// Mounted file systems.
     pub vfs: Arc<Vfs>,
+    /// Current directory and umask.
+    pub fs: FsContext,
     /// Network.
     pub network: Arc<Network>,
     /// What pipes, timers, sockets and their kin share.
@@ -109,6 +111,8 @@ pub struct Process {
     pub files: FdTable,
     /// Mounted file systems.
     pub vfs: Arc<Vfs>,
+    /// Current directory and umask.
+    pub fs: FsContext,
     /// Network.
     pub network: Arc<Network>,
     /// What pipes, timers, sockets and their kin share.
@@ -175,6 +179,7 @@ impl Process {
             mm: parts.mm,
             files: parts.files,
             vfs: parts.vfs,
+            fs: parts.fs,
             network: parts.network,
             ipc: parts.ipc,
             clock: parts.clock,
