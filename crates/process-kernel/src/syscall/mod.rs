@@ -4,16 +4,24 @@
 //! has to wait goes through [`Cx::wait`], so that a signal, a pause for a snapshot or the end of the process can
 //! interrupt it; an interrupted call is run again at the same instruction (see [`Restart`]).
 
+mod attributes;
+mod descriptor;
+mod directory;
 mod dispatch;
 mod event;
+mod file;
 mod identity;
 mod memory;
+mod metadata;
+mod open;
+mod path;
 mod pipe;
 mod poll;
 mod signal;
 mod thread;
 mod time;
 mod timer_fd;
+mod transfer;
 
 use std::sync::Arc;
 use std::time::Duration;
