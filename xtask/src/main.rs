@@ -1,2 +1,57 @@
-//! `cargo xtask`: the project's own commands.
-fn main() {}
+//! The project's own commands: `cargo xtask COMMAND`.
+//!
+//! Each first makes sure that what it needs is there: as root it installs Debian packages with apt-get, otherwise it
+//! prints the exact line to run and stops.
+#![forbid(unsafe_code)]
+
+mod check;
+mod demo;
+mod examples;
+mod needs;
+mod process;
+mod test;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what is missing, build, make a runtime and a function, and show what was made
+    Demo,
+    /// Install what is missing, check everything, and run every test
+    Test,
+    /// Formatting and lints
+    Check,
+    /// Rules about the source that no compiler knows
+    Tidy,
+    /// Build the example functions with their packages into target/examples
+    Examples,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Demo => demo::run(),
+        Command::Test => test::run(),
+        Command::Check => check::run(),
+        Command::Tidy => tidy::run(),
+        Command::Examples => examples::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

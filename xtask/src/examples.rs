@@ -1,0 +1,105 @@
+//! The example functions, with the packages that they need, as folders that `faasnap function create` takes; and a home
+//! directory with runtimes for the tests.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::needs::{COMPILER, DPKG, HEADERS, VENV, ensure};
+use crate::process::{self, command};
+use crate::workspace::{root, target};
+
+/// Layers of Python packages: name and what pip is asked for. Exact versions, since the examples check their own answers.
+const LAYERS: [(&str, &str); 2] = [("numpy", "numpy==2.2.6"), ("pillow", "pillow==11.3.0")];
+
+/// The platforms of wheels that fit Debian 12's C library, newest first.
+const PLATFORMS: [&str; 3] = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"];
+
+/// What the integration tests run on.
+pub(crate) struct Prepared {
+    /// A home directory with the runtimes `python3.11` and `provided.al2023`.
+    pub(crate) home: PathBuf,
+    /// A folder with `functions/rust/` and `layers/{numpy,pillow}/content/`.
+    pub(crate) examples: PathBuf,
+}
+
+/// `cargo xtask examples`.
+pub(crate) fn run() -> Result<()> {
+    ensure(&[COMPILER, HEADERS, VENV])?;
+    let folder = build()?;
+    println!("the examples are in {}", folder.display());
+    Ok(())
+}
+
+/// Builds the examples, and the runtimes in a home below `target/`.
+pub(crate) fn prepare() -> Result<Prepared> {
+    ensure(&[COMPILER, HEADERS, VENV, DPKG])?;
+    let examples = build()?;
+    let home = target().join("test-home");
+    let faasnap = binary("dev")?;
+    for recipe in ["python3.11", "provided.al2023"] {
+        process::run(command(&faasnap, &["runtime", "build", recipe]).env("FAASNAP_HOME", &home))?;
+    }
+    Ok(Prepared { home, examples })
+}
+
+/// Builds `faasnap` and says where it is.
+pub(crate) fn binary(profile: &str) -> Result<PathBuf> {
+    process::run(&mut command(
+        "cargo",
+        &["build", "--locked", "--package", "faasnap", "--profile", profile],
+    ))?;
+    let folder = if profile == "dev" { "debug" } else { profile };
+    Ok(target().join(folder).join("faasnap"))
+}
+
+/// Makes `target/examples`: the sources as they are, the layers, and the compiled bootstrap.
+fn build() -> Result<PathBuf> {
+    let folder = target().join("examples");
+    for (name, requirement) in LAYERS {
+        layer(&folder.join("layers").join(name), requirement)?;
+    }
+    rust_bootstrap(&folder.join("functions/rust"))?;
+    Ok(folder)
+}
+
+/// Installs a package with pip below `python/`, where the runtime looks in a layer. Done once for each version.
+fn layer(folder: &Path, requirement: &str) -> Result<()> {
+    let done = folder.join("requirement");
+    if fs::read_to_string(&done).is_ok_and(|text| text == requirement) {
+        return Ok(());
+    }
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("removing {}", folder.display()))?;
+    }
+    let content = folder.join("content/python");
+    fs::create_dir_all(&content).with_context(|| format!("creating {}", content.display()))?;
+    let mut pip = command(venv()?.join("bin/python"), &["-m", "pip", "install", "--quiet", "--no-deps"]);
+    pip.args(["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--no-compile"]);
+    pip.args(PLATFORMS.iter().flat_map(|platform| ["--platform", platform]));
+    process::run(pip.arg("--target").arg(&content).arg(requirement))?;
+    fs::write(&done, requirement).with_context(|| format!("writing {}", done.display()))
+}
+
+/// A virtual environment below `target/`, so that nothing is installed into the machine's own Python.
+fn venv() -> Result<PathBuf> {
+    let folder = target().join("venv");
+    if !folder.join("bin/pip").exists() {
+        process::run(command("python3", &["-m", "venv"]).arg(&folder))?;
+    }
+    Ok(folder)
+}
+
+/// Builds the Rust example: a workspace of its own, since a function is no part of this project.
+fn rust_bootstrap(folder: &Path) -> Result<()> {
+    let source = root().join("examples/rust");
+    let built = target().join("examples/rust-target");
+    let manifest = source.join("Cargo.toml");
+    let mut cargo = command("cargo", &["build", "--locked", "--release", "--manifest-path"]);
+    process::run(cargo.arg(&manifest).arg("--target-dir").arg(&built))?;
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    let (from, to) = (built.join("release/bootstrap"), folder.join("bootstrap"));
+    fs::copy(&from, &to).with_context(|| format!("copying {}", from.display()))?;
+    Ok(())
+}

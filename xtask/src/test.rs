@@ -1,0 +1,49 @@
+//! Every check and every test, the tests last: the closing line is their summary.
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::examples::{self, Prepared};
+use crate::{check, needs, process};
+
+pub(crate) fn run() -> Result<()> {
+    check::run()?;
+    needs::ensure(&[needs::DPKG, needs::VENV])?;
+    process::run(&mut process::command("cargo", &["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
+    let prepared = examples::prepare()?;
+    process::run(&mut test_command(process::succeeds("cargo", &["nextest", "--version"]), &prepared))
+}
+
+/// Tests that need what was prepared are marked `#[ignore]`, so that a plain `cargo test` says that it leaves them out;
+/// here they run too.
+fn test_command(with_nextest: bool, prepared: &Prepared) -> Command {
+    let mut command = if with_nextest {
+        process::command("cargo", &["nextest", "run", "--workspace", "--locked", "--run-ignored", "all"])
+    } else {
+        process::command("cargo", &["test", "--workspace", "--all-targets", "--locked", "--no-fail-fast"])
+    };
+    if !with_nextest {
+        command.args(["--", "--include-ignored"]);
+    }
+    command.env("FAASNAP_TEST_HOME", &prepared.home).env("FAASNAP_TEST_EXAMPLES", &prepared.examples);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn both_runners_run_the_ignored_tests_too() {
+        let prepared = Prepared { home: PathBuf::from("/h"), examples: PathBuf::from("/e") };
+        let words = |with_nextest| {
+            let command = test_command(with_nextest, &prepared);
+            command.get_args().map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(words(true), "nextest run --workspace --locked --run-ignored all");
+        assert!(words(false).ends_with("-- --include-ignored"));
+    }
+}
