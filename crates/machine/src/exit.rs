@@ -10,6 +10,11 @@ pub enum Exit {
         /// The port.
         port: u16,
     },
+    /// A store to a guest-physical address that no memory slot covers.
+    MmioWrite {
+        /// The address.
+        address: u64,
+    },
     /// Kicked by another thread, or by a signal.
     Interrupted,
     /// The host mapping behind an accessed guest page forbids the access or has failed. Software KVM does not say where.
@@ -21,6 +26,7 @@ pub enum Exit {
 pub(crate) fn translate(result: Result<VcpuExit<'_>, kvm_ioctls::Error>) -> Exit {
     match result {
         Ok(VcpuExit::IoOut(port, _)) => Exit::PortWrite { port },
+        Ok(VcpuExit::MmioWrite(address, _)) => Exit::MmioWrite { address },
         Ok(VcpuExit::MemoryFault { .. }) => Exit::HostFault,
         Ok(VcpuExit::Intr) => Exit::Interrupted,
         Ok(VcpuExit::Shutdown) => Exit::Dead("the guest's processor shut down (triple fault)".to_owned()),

@@ -15,5 +15,5 @@ pub use error::MachineError;
 pub use exit::Exit;
 pub use kick::{KickTarget, Kicker};
 pub use kvm_bindings::{kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
-pub use vcpu::Vcpu;
+pub use vcpu::{Attached, Vcpu};
 pub use vm::{Kvm, Vm};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use guest_memory::GuestMemory;
 use machine::{Exit, Kicker, MachineError, Vcpu, Vm, kvm_msr_entry, kvm_sregs};
 use pages::{PageCount, PageIndex};
-use process_kernel::mm::Mm;
+use process_kernel::mm::{Mm, layout};
 use process_kernel::task::{CpuState, Fpu, Registers};
 
 use crate::entry;
@@ -20,6 +20,9 @@ const MSR_SYSCALL_MASK: u32 = 0xc000_0084;
 const SYSCALL_FLAG_MASK: u64 = 0x4_7700;
 /// x87, SSE, AVX and AVX-512 state: what KVM's 4096-byte XSAVE area carries. Tiles (AMX) and PKRU are left out.
 const USABLE_FEATURES: u64 = 0xe7;
+
+/// Kicks that may hit one run of an entry stub before something must be wrong.
+const MAX_STUB_ENTRIES: usize = 1000;
 
 /// Why guest code stopped.
 #[derive(Debug)]
@@ -92,56 +95,37 @@ impl GuestCpu {
         self.vcpu.set_system_registers(&self.user);
         store(&cpu.registers, self.vcpu.registers());
         self.vcpu.registers_changed();
-        let exit = self.vcpu.run();
-        let at_exit = load(self.vcpu.registers());
-        match exit {
-            Exit::PortWrite { port: entry::SYSCALL_PORT } => {
-                // The instruction left the return address in rcx and the flags in r11 (Intel SDM vol. 2, SYSCALL).
-                cpu.registers = Registers { rip: at_exit.rcx, rflags: at_exit.r11, ..at_exit };
-                cpu.original_rax = at_exit.rax as i64;
-                Event::SystemCall
-            }
-            Exit::PortWrite { port } if port < 32 => self.exception(port as u8, at_exit, cpu),
-            Exit::PortWrite { port } => Event::Dead(format!("write to port {port:#x} from a stub")),
-            Exit::Interrupted | Exit::HostFault if at_exit.rip >= process_kernel::mm::layout::USER_END => {
-                // Inside a stub: nothing of the program has happened since, so it is simply entered again there.
-                self.finish_stub(cpu)
-            }
-            Exit::Interrupted => {
-                cpu.registers = at_exit;
-                cpu.original_rax = -1;
-                Event::Interrupted
-            }
-            Exit::HostFault => {
-                cpu.registers = at_exit;
-                cpu.original_rax = -1;
-                Event::HostFault
-            }
-            Exit::Dead(reason) => {
-                cpu.registers = at_exit;
-                Event::Dead(reason)
-            }
-        }
-    }
-
-    /// The vCPU was interrupted between the event at CPL3 and the stub's `out`: runs the stub to its end.
-    fn finish_stub(&mut self, cpu: &mut CpuState) -> Event {
-        for _ in 0..64 {
+        for _ in 0..MAX_STUB_ENTRIES {
             let exit = self.vcpu.run();
             let at_exit = load(self.vcpu.registers());
+            let in_stub = at_exit.rip >= layout::USER_END;
             match exit {
-                Exit::PortWrite { port: entry::SYSCALL_PORT } => {
+                Exit::MmioWrite { address } if address == layout::DOORBELL_PAGE.address().0 => {
+                    // The instruction left the return address in rcx and the flags in r11 (Intel SDM vol. 2, SYSCALL).
                     cpu.registers = Registers { rip: at_exit.rcx, rflags: at_exit.r11, ..at_exit };
                     cpu.original_rax = at_exit.rax as i64;
                     return Event::SystemCall;
                 }
                 Exit::PortWrite { port } if port < 32 => return self.exception(port as u8, at_exit, cpu),
-                Exit::Interrupted => {}
-                Exit::HostFault => return Event::Dead("an entry stub's page is not accessible".to_owned()),
-                Exit::PortWrite { port } => {
-                    return Event::Dead(format!("write to port {port:#x} from a stub"));
+                // Between the program and the stub's end: nothing is left undone, the stub just goes on.
+                Exit::Interrupted if in_stub => {}
+                Exit::Interrupted => {
+                    cpu.registers = at_exit;
+                    cpu.original_rax = -1;
+                    return Event::Interrupted;
                 }
-                Exit::Dead(reason) => return Event::Dead(reason),
+                Exit::HostFault if !in_stub => {
+                    cpu.registers = at_exit;
+                    cpu.original_rax = -1;
+                    return Event::HostFault;
+                }
+                other => {
+                    cpu.registers = at_exit;
+                    return Event::Dead(match other {
+                        Exit::Dead(reason) => reason,
+                        other => format!("unexpected exit {other:?} at {:#x}", at_exit.rip),
+                    });
+                }
             }
         }
         Event::Dead("an entry stub did not come to its end".to_owned())

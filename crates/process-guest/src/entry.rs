@@ -6,12 +6,12 @@
 use guest_memory::{AccessError, GuestMemory};
 use machine::{kvm_dtable, kvm_segment, kvm_sregs};
 use pages::{GuestPhysical, PageIndex};
-use process_kernel::mm::layout::SUPERVISOR_BASE;
+use process_kernel::mm::layout::{self, SUPERVISOR_BASE};
 
 /// The port of the system-call stub; exception vector `v` has port `v`.
 pub(crate) const SYSCALL_PORT: u16 = 0x80;
 
-const STUB_PAGE: PageIndex = PageIndex(2);
+const STUB_PAGE: PageIndex = PageIndex(layout::STUB_PAGE);
 const IDT_PAGE: PageIndex = PageIndex(3);
 /// Offset of the system-call stub; exception stub `v` is at `v * STUB_SIZE`.
 const SYSCALL_STUB: u64 = 0x800;
@@ -53,7 +53,11 @@ pub(crate) fn write_stubs(memory: &GuestMemory) -> Result<(), AccessError> {
         memory.write(STUB_PAGE.address() + vector * STUB_SIZE, &stub(vector as u16))?;
         memory.write(IDT_PAGE.address() + vector * 16, &gate(vector))?;
     }
-    memory.write(STUB_PAGE.address() + SYSCALL_STUB, &stub(SYSCALL_PORT))
+    // mov byte [DOORBELL], al; hlt
+    let mut doorbell = vec![0xa2];
+    doorbell.extend_from_slice(&supervisor(layout::DOORBELL_PAGE).to_le_bytes());
+    doorbell.push(0xf4);
+    memory.write(STUB_PAGE.address() + SYSCALL_STUB, &doorbell)
 }
 
 /// An interrupt gate (Intel SDM vol. 3, 6.14.1). Breakpoint and overflow may be raised by a program itself.

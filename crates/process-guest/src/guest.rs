@@ -1,5 +1,6 @@
 //! A guest: its virtual machine, its process, and the host threads that drive its vCPUs.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -8,11 +9,18 @@ use guest_memory::{AccessError, GuestMemory, MapError};
 use machine::{Kvm, MachineError, Vm};
 use pages::PageCount;
 use parking_lot::Mutex;
+use process_kernel::clock::Clock;
+use process_kernel::file::FdTable;
+use process_kernel::fs::{DirectoryOpener, FsContext, MountTable, Vfs, VfsError};
+use process_kernel::ipc::Ipc;
 use process_kernel::mm::Mm;
+use process_kernel::net::Network;
 use process_kernel::task::{
-    CpuState, ExecError, ExecRequest, ExitStatus, Fpu, Hooks, Process, Thread, start_main_thread,
+    CpuState, ExecError, ExecRequest, ExitStatus, Fpu, Hooks, Identity, Limits, Process, ProcessParts,
+    Thread, start_main_thread,
 };
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::cpu::GuestCpu;
@@ -35,6 +43,9 @@ pub enum GuestError {
     /// A supervisor page could not be written.
     #[error("writing a supervisor page")]
     SupervisorPage(#[source] AccessError),
+    /// A file system can't be mounted.
+    #[error(transparent)]
+    Mount(#[from] VfsError),
     /// The program can't be started.
     #[error(transparent)]
     Program(#[from] ExecError),
@@ -46,9 +57,16 @@ pub enum GuestError {
 /// Guest-physical space that is reserved: an address range only, no memory.
 const RESERVED: PageCount = PageCount((256 << 30) / pages::PAGE_SIZE);
 
-/// What a guest is made from.
-#[derive(Debug, Default)]
-pub struct GuestConfig {}
+/// What a process guest is made from; plain data.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ProcessConfig {
+    /// What the guest sees of the file tree.
+    pub mounts: MountTable,
+    /// Ids and names.
+    pub identity: Identity,
+    /// The most memory that it may use, bytes.
+    pub memory_limit: u64,
+}
 
 /// vCPUs that no thread uses at the moment; KVM can't free one.
 #[derive(Default)]
@@ -92,7 +110,14 @@ impl Hooks for VcpuThreads {
             .name(format!("vcpu-{}", thread.tid))
             .stack_size(256 << 10)
             .spawn(move || {
-                run_thread(&process, &thread, &mut cpu, state);
+                let run = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state));
+                if catch_unwind(run).is_err() {
+                    // A defect of ours, whatever the guest did: the guest can't go on, the worker says so.
+                    process.fail(
+                        "the worker failed while it served this guest (a defect: see its log)".to_owned(),
+                    );
+                    process.remove_thread(thread.tid, ExitStatus::Signal(libc::SIGKILL));
+                }
                 idle.0.lock().push(cpu);
             })
             .map(|_| ())
@@ -144,11 +169,38 @@ impl ProcessGuest {
         self.hooks.clone()
     }
 
+    /// An empty process in this machine. `open` opens the host directories that the mounts name.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub fn process(
+        &self,
+        config: &ProcessConfig,
+        open: DirectoryOpener<'_>,
+    ) -> Result<Arc<Process>, GuestError> {
+        let vfs = Vfs::new(&config.mounts, open)?;
+        let clock = Arc::new(Clock::default());
+        let ipc = Ipc::new(clock.clone());
+        Ok(Process::new(ProcessParts {
+            mm: self.address_space()?,
+            files: FdTable::new(),
+            fs: FsContext::new(vfs.root()),
+            vfs,
+            network: Network::new(&ipc),
+            ipc,
+            clock,
+            limits: Limits::default(),
+            identity: config.identity.clone(),
+            memory_limit: config.memory_limit,
+            hooks: self.hooks.clone(),
+        }))
+    }
+
     /// Loads a program into `process` and starts its main thread.
     ///
     /// # Errors
     /// [`GuestError`].
-    pub fn start(&self, process: &Arc<Process>, request: &ExecRequest<'_>) -> Result<(), GuestError> {
+    pub fn start(&self, process: &Arc<Process>, request: &ExecRequest) -> Result<(), GuestError> {
         let (thread, state) = start_main_thread(process, request)?;
         process.hooks.spawn(process, &thread, state, Vec::new()).map_err(GuestError::Memory)
     }
@@ -157,7 +209,7 @@ impl ProcessGuest {
     ///
     /// # Errors
     /// [`GuestError`].
-    pub fn run(&self, process: &Arc<Process>, request: &ExecRequest<'_>) -> Result<ExitStatus, GuestError> {
+    pub fn run(&self, process: &Arc<Process>, request: &ExecRequest) -> Result<ExitStatus, GuestError> {
         self.start(process, request)?;
         loop {
             if let Some(status) = process.wait_ended(Some(Duration::from_secs(3600))) {

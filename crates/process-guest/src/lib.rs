@@ -14,4 +14,4 @@ mod guest;
 mod run;
 mod slots;
 
-pub use guest::{GuestConfig, GuestError, ProcessGuest};
+pub use guest::{GuestError, ProcessConfig, ProcessGuest};

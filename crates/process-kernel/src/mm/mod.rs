@@ -39,19 +39,23 @@ pub mod layout {
     /// Lowest address that a program can map (vm.mmap_min_addr).
     pub const LOWEST: u64 = 0x1_0000;
     /// One past the highest user address.
-    pub const USER_END: u64 = 0x7fff_ffff_f000;
+    pub const USER_END: u64 = 0x7f7f_ffff_f000;
     /// Top of the main thread's stack.
-    pub const STACK_TOP: u64 = 0x7fff_ffff_0000;
+    pub const STACK_TOP: u64 = 0x7f7f_ffff_0000;
     /// mmap areas are placed below this, downwards: room for a stack of 1 GiB and a guard gap.
-    pub const MMAP_TOP: u64 = 0x7fff_b000_0000;
+    pub const MMAP_TOP: u64 = 0x7f7f_b000_0000;
     /// Position-independent programs are loaded from here.
     pub const PROGRAM_BASE: u64 = 0x5555_5555_4000;
     /// Program interpreters (the dynamic loader) are loaded from here.
-    pub const INTERPRETER_BASE: u64 = 0x7fff_c000_0000;
+    pub const INTERPRETER_BASE: u64 = 0x7f7f_c000_0000;
     /// Supervisor pages: guest-physical page `g` of the kernel's own appears at `SUPERVISOR_BASE + g`.
-    pub const SUPERVISOR_BASE: u64 = 0xffff_8000_0000_0000;
+    pub const SUPERVISOR_BASE: u64 = 0x7f80_0000_0000;
     /// Guest-physical pages below this belong to the entry stubs and the page-table root.
     pub const FIRST_FREE_PAGE: u64 = 16;
+    /// Guest-physical page of the entry stubs.
+    pub const STUB_PAGE: u64 = 2;
+    /// Guest-physical page that no memory slot covers: a store to it leaves guest code.
+    pub const DOORBELL_PAGE: pages::PageIndex = pages::PageIndex(1 << 25);
     /// Guest-physical page of the page-table root.
     pub const ROOT_PAGE: u64 = 1;
 }
@@ -148,9 +152,19 @@ impl Mm {
             heap: 0..0,
             withdrawn: Vec::new(),
         };
-        let supervisor =
-            layout::SUPERVISOR_BASE..layout::SUPERVISOR_BASE + PageCount(layout::FIRST_FREE_PAGE).bytes();
-        space.map_entries(&memory, supervisor, PageIndex(0), Entry::Supervisor)?;
+        for page in 0..layout::FIRST_FREE_PAGE {
+            let start = layout::SUPERVISOR_BASE + PageIndex(page).address().0;
+            // Software KVM fetches the stub that `syscall` enters with the rights of CPL3.
+            let entry = if page == layout::STUB_PAGE { Entry::UserRead } else { Entry::Supervisor };
+            space.map_entries(&memory, start..start + pages::PAGE_SIZE, PageIndex(page), entry)?;
+        }
+        let doorbell = layout::SUPERVISOR_BASE + layout::DOORBELL_PAGE.address().0;
+        space.map_entries(
+            &memory,
+            doorbell..doorbell + pages::PAGE_SIZE,
+            layout::DOORBELL_PAGE,
+            Entry::UserWrite,
+        )?;
         slots.cover(space.physical.used())?;
         Ok(Self { memory, slots, space: RwLock::new(space) })
     }

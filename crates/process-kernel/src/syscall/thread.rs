@@ -160,9 +160,7 @@ fn execve(cx: &mut Cx<'_>, path: u64, arguments: u64, environment: u64) -> SysRe
     let path = cx.mm().read_string(path, 4096)?;
     let arguments = read_strings(cx, arguments)?;
     let environment = read_strings(cx, environment)?;
-    let process = cx.process.clone();
-    let open = |path: &[u8]| process.open_program(path);
-    let request = ExecRequest { path, arguments, environment, open: &open };
+    let request = ExecRequest { path, arguments, environment };
     match exec(cx.process, cx.thread, &request)? {
         Ok(cpu) => {
             *cx.cpu = cpu;

@@ -11,22 +11,19 @@ use super::program::ProgramFile;
 use super::signal::ThreadSignals;
 use super::{CpuState, Thread};
 use crate::file::{Destination, OpenFile};
+use crate::fs::{Caller, Walk};
 use crate::mm::{Access, Backing, MapRequest, Placement, layout};
 use crate::{host, vdso};
 
-/// Opens a program by its path inside the guest, for execution.
-pub type OpenProgram<'a> = &'a dyn Fn(&[u8]) -> Result<Arc<OpenFile>, Errno>;
-
 /// A program to start.
-pub struct ExecRequest<'a> {
+#[derive(Clone, Debug, Default)]
+pub struct ExecRequest {
     /// Path inside the guest; absolute, or relative to the current directory.
     pub path: Vec<u8>,
     /// Arguments, the program's name first.
     pub arguments: Vec<Vec<u8>>,
     /// NAME=VALUE strings.
     pub environment: Vec<Vec<u8>>,
-    /// How files are found.
-    pub open: OpenProgram<'a>,
 }
 
 /// A program that can't be started.
@@ -63,11 +60,11 @@ struct Resolved {
     interpreter: Option<ProgramFile>,
 }
 
-fn resolve(request: &ExecRequest<'_>) -> Result<Resolved, Errno> {
+fn resolve(process: &Process, request: &ExecRequest) -> Result<Resolved, Errno> {
     let mut path = request.path.clone();
     let mut arguments = request.arguments.clone();
     for _ in 0..=MAX_SCRIPT_DEPTH {
-        let file = (request.open)(&path)?;
+        let file = process.open_program(&path)?;
         let mut start = [0; SCRIPT_LINE];
         let count = file.object.read(Some(0), &mut Destination::Own(&mut start))?;
         if let Some(line) = start[..count].strip_prefix(b"#!") {
@@ -90,7 +87,7 @@ fn resolve(request: &ExecRequest<'_>) -> Result<Resolved, Errno> {
         }
         let program = ProgramFile::open(&file)?;
         let interpreter = match &program.interpreter {
-            Some(path) => Some(ProgramFile::open(&(request.open)(path)?)?),
+            Some(path) => Some(ProgramFile::open(&process.open_program(path)?)?),
             None => None,
         };
         return Ok(Resolved { path, arguments, program, interpreter });
@@ -99,7 +96,7 @@ fn resolve(request: &ExecRequest<'_>) -> Result<Resolved, Errno> {
 }
 
 /// Puts the resolved program into the (empty) address space and returns the registers that it starts with.
-fn install(process: &Process, request: &ExecRequest<'_>, resolved: &Resolved) -> Result<CpuState, Errno> {
+fn install(process: &Process, request: &ExecRequest, resolved: &Resolved) -> Result<CpuState, Errno> {
     let mm = &process.mm;
     let stack_size = process.limits.stack().clamp(1 << 17, 1 << 30) & !0xfff;
     mm.map(MapRequest {
@@ -159,10 +156,10 @@ fn thread_name(path: &[u8]) -> Vec<u8> {
 /// [`ExecError`].
 pub fn start_main_thread(
     process: &Arc<Process>,
-    request: &ExecRequest<'_>,
+    request: &ExecRequest,
 ) -> Result<(Arc<Thread>, CpuState), ExecError> {
     let failed = |errno| ExecError { path: request.path.clone(), errno };
-    let resolved = resolve(request).map_err(failed)?;
+    let resolved = resolve(process, request).map_err(failed)?;
     let cpu = install(process, request, &resolved).map_err(failed)?;
     let thread = Thread::new(process.new_tid(), thread_name(&resolved.path), ThreadSignals::default());
     process.add_thread(&thread).map_err(failed)?;
@@ -178,9 +175,9 @@ pub fn start_main_thread(
 pub fn exec(
     process: &Arc<Process>,
     thread: &Thread,
-    request: &ExecRequest<'_>,
+    request: &ExecRequest,
 ) -> Result<Result<CpuState, Errno>, Errno> {
-    let resolved = resolve(request)?;
+    let resolved = resolve(process, request)?;
     for other in process.threads() {
         if other.tid != thread.tid {
             other.end();
@@ -200,8 +197,9 @@ pub fn exec(
 }
 
 impl Process {
-    /// Opens a program by its path for execve.
-    pub(crate) fn open_program(&self, _path: &[u8]) -> Result<Arc<OpenFile>, Errno> {
-        Err(Errno::NOSYS)
+    /// Opens a program by its path, relative to the current directory.
+    fn open_program(&self, path: &[u8]) -> Result<Arc<OpenFile>, Errno> {
+        let caller = Caller { tid: self.identity.pid, uid: self.identity.uid, gid: self.identity.gid };
+        self.vfs.open_program(&caller, &self.fs.directory(), path, Walk::FOLLOW)
     }
 }
