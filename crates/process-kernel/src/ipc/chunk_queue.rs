@@ -78,6 +78,11 @@ impl<A: Clone> ChunkQueue<A> {
         self.chunks.is_empty()
     }
 
+    /// Chunks there are: messages, where every chunk is one. Stream bytes lie in chunks of up to 4096.
+    pub fn chunk_count(&self) -> usize {
+        self.chunks.len()
+    }
+
     /// Unread bytes of the first chunk: the size of the first message, where every chunk is one.
     pub fn first_len(&self) -> usize {
         self.chunks.front().map_or(0, |chunk| chunk.unread().len())

@@ -1,6 +1,6 @@
 //! Socket addresses and their encoding as `struct sockaddr_*`.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -155,11 +155,6 @@ impl SocketAddress {
             _ => None,
         }
     }
-}
-
-/// `address` with an IPv4-mapped IPv6 address turned into the IPv4 address that it stands for.
-pub(crate) fn canonical(address: IpAddr) -> IpAddr {
-    address.to_canonical()
 }
 
 /// `address` as a socket of `family` reports it: IPv4 appears mapped in an IPv6 socket.

@@ -122,13 +122,12 @@ pub trait Socket: FileObject {
     /// EAGAIN when none waits; EINVAL when it does not listen; EOPNOTSUPP.
     fn accept(&self) -> Result<(Arc<dyn FileObject>, SocketAddress), Errno>;
 
-    /// Starts or checks a connection: called again and again until it gives something other than EAGAIN. `first` is true
-    /// in a system call's first attempt.
+    /// Starts a connection, or asks what became of one that was started. AF_UNSPEC ends a connection.
     ///
     /// # Errors
-    /// EAGAIN while it is under way (the system-call layer makes EINPROGRESS of it for O_NONBLOCK), EALREADY, EISCONN,
-    /// ECONNREFUSED, ENETUNREACH, ...
-    fn connect(&self, address: &SocketAddress, first: bool) -> Result<(), Errno>;
+    /// EINPROGRESS when it is under way from now on, EALREADY when it was before (a blocking call waits on the queue and
+    /// asks again after both); EISCONN, ECONNREFUSED, ENETUNREACH, ...
+    fn connect(&self, address: &SocketAddress) -> Result<(), Errno>;
 
     /// Sends as much as can be sent at once (streams) or one message.
     ///
