@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use guest_memory::{Advice, FileResidency, GuestMemory, Userfault};
+use guest_memory::{Advice, FileResidency, GuestMemory, Userfault, cached_count};
 use pages::{PageCount, PageIndex, PageRange, PageSet};
 use snapshot::{Snapshot, SnapshotError};
 
@@ -14,13 +14,13 @@ use crate::error::RestoreError;
 use crate::handle::{Background, RestoreHandle, RestoreWarning};
 use crate::layout::{Backing, GuestLayout, LayoutError};
 use crate::loader::{self, FailureHook, Loader, LoaderJob};
-use crate::loading_set::LoadingSet;
+use crate::loading_set::{LoadingSet, PlacedRegion};
 use crate::mapper::{self, Sources};
 use crate::plan::{MapStep, PlacedRun, RestorePlan, StoredPages};
 use crate::reap::{Server, ServerJob, WorkingSet};
 use crate::recorder::Prepared;
 use crate::recording::{RecordingOptions, memory_pages};
-use crate::strategy::{RestoreStrategy, Techniques};
+use crate::strategy::{FileUse, RestoreStrategy, Techniques};
 use crate::timeline::{Phase, Timeline};
 
 /// Gaps up to this size are mapped from the memory file with their neighbours: a page of a hole costs the guest about what
@@ -238,14 +238,17 @@ fn loaded(
     timeline: &mut Timeline,
     set: LoadingSet,
 ) -> Result<Restored, RestoreError> {
-    let Techniques { loading_set_file, concurrent_paging, .. } = request.techniques;
-    let placed =
-        |region: &crate::loading_set::PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
+    let from_file = match request.techniques.loading_set_file {
+        FileUse::Always => true,
+        FileUse::Weighed => set.is_worth_mapping(),
+        FileUse::Never => false,
+    };
+    let placed = |region: &PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
     let runs: Vec<PlacedRun> =
-        if loading_set_file { set.regions().iter().map(placed).collect() } else { Vec::new() };
+        if from_file { set.regions().iter().map(placed).collect() } else { Vec::new() };
     let plan = mapped_plan(request, &runs);
     let loading_set: PageSet = set.regions().iter().map(|region| region.range).collect();
-    timeline.measure(Phase::Mapped, || map(request, &plan, Some(&set.file), request.random_access))?;
+    let set_file = set.file.try_clone().map_err(RestoreError::Thread)?;
     let mut job = LoaderJob::new(
         Arc::clone(request.memory),
         set,
@@ -254,13 +257,15 @@ fn loaded(
         request.techniques,
     );
     job.on_failure = request.on_failure.clone();
-    if !loading_set_file {
-        let path = request.snapshot.memory_path();
-        job.memory_file = Some((reopened(request.snapshot)?, path));
+    if !from_file {
+        job.memory_file = Some((reopened(request.snapshot)?, request.snapshot.memory_path()));
     }
+    // The disk works while the mappings are made.
+    job.ask_first();
+    timeline.measure(Phase::Mapped, || map(request, &plan, Some(&set_file), request.random_access))?;
     let mut restored =
         Restored { plan, loading_set, loader_start_ns: timeline.now_ns(), ..Restored::default() };
-    if concurrent_paging {
+    if request.techniques.concurrent_paging {
         restored.background.loader = Some(Loader::start(job).map_err(RestoreError::Thread)?);
     } else {
         let report = timeline.measure(Phase::Prefetched, || loader::run(&job, &AtomicBool::new(false)));
@@ -397,6 +402,10 @@ fn make_resident(snapshot: &Snapshot) -> Result<(), RestoreError> {
     let stored = snapshot.stored_pages();
     let whole = PageRange::between(PageIndex(0), stored.end());
     let failed = |range| move |source| RestoreError::Read { range, source };
+    // Where the kernel counts as many cached pages as are stored, nothing is to be done: holes are not cached.
+    if cached_count(file.as_fd(), whole).is_ok_and(|count| count >= stored.count()) {
+        return Ok(());
+    }
     let cached = FileResidency::of(file.as_fd(), whole.count)
         .and_then(|residency| residency.cached(whole))
         .map_err(failed(whole))?;

@@ -32,10 +32,11 @@ pub use handle::{Outcome, RestoreHandle, RestoreWarning};
 pub use layout::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
 pub use loader::{FailureHook, LoadFailure};
 pub use loading_set::{
-    CostModel, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order, PlacedRegion,
+    CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
+    PlacedRegion,
 };
 pub use plan::{MapStep, RestorePlan};
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingOptions};
-pub use strategy::{RestoreStrategy, Techniques, UnknownStrategy};
+pub use strategy::{FileUse, RestoreStrategy, Techniques, UnknownStrategy};
 pub use timeline::{FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline};

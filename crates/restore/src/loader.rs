@@ -27,8 +27,9 @@ use crate::loading_set::{CHUNK, LoadingSet, PlacedRegion};
 use crate::recording::memory_pages;
 use crate::strategy::Techniques;
 
-/// How far the loader asks ahead of what it reads: enough to keep the disk busy while a chunk is checked and populated.
-const AHEAD: PageCount = PageCount(8 * CHUNK.0);
+/// How many chunks the loader asks for ahead of what it reads (2 MiB): enough to keep the disk busy while a chunk is
+/// checked and populated.
+const AHEAD_CHUNKS: usize = 8;
 /// At most this many zero pages get memory ahead (64 MiB): beyond that the guest's own faults keep up.
 const FRESH_LIMIT: PageCount = PageCount(1 << 14);
 
@@ -64,7 +65,7 @@ fn next_time(renamed: bool) -> &'static str {
     if renamed {
         "the file is quarantined, the next restore does without it"
     } else {
-        "the file could not be quarantined: remove it"
+        "remove it and create it again"
     }
 }
 
@@ -75,7 +76,7 @@ pub type FailureHook = Arc<dyn Fn() + Send + Sync>;
 pub(crate) struct LoaderJob {
     pub memory: Arc<GuestMemory>,
     pub set: LoadingSet,
-    /// Reads the regions' pages from the memory file instead of the loading-set file (an ablation; nothing is checked).
+    /// Reads the regions' pages from the memory file instead of the loading-set file. The checksums are the same.
     pub memory_file: Option<(File, PathBuf)>,
     pub techniques: Techniques,
     /// Pages that the guest may write.
@@ -105,6 +106,20 @@ impl LoaderJob {
         let fresh = set.fresh().intersection(&zero).intersection(&writable);
         let inaccessible = with(Access::None);
         Self { memory, set, memory_file: None, techniques, writable, inaccessible, fresh, on_failure: None }
+    }
+
+    /// Asks for the first pages, without waiting for them.
+    pub fn ask_first(&self) {
+        let file = self.file();
+        // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
+        let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
+        for chunk in chunks(&self.regions()).iter().take(AHEAD_CHUNKS) {
+            ask(file, chunk);
+        }
+    }
+
+    fn file(&self) -> &File {
+        self.memory_file.as_ref().map_or(&self.set.file, |(file, _)| file)
     }
 
     fn regions(&self) -> Vec<PlacedRegion> {
@@ -188,18 +203,17 @@ pub(crate) fn run(job: &LoaderJob, stop: &AtomicBool) -> LoaderReport {
 }
 
 fn load(job: &LoaderJob, stop: &AtomicBool, loaded_bytes: &mut u64) -> Result<(), LoadFailure> {
-    let file = job.memory_file.as_ref().map_or(&job.set.file, |(file, _)| file);
-    // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
-    let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
+    let file = job.file();
     let chunks = chunks(&job.regions());
     let mut fresh = Fresh::new(&job.fresh, chunks.len(), job.techniques);
-    let mut asked = 0;
+    // The first are asked for already.
+    let mut asked = AHEAD_CHUNKS.min(chunks.len());
     let mut buffer = vec![0; CHUNK.bytes() as usize];
     for (index, chunk) in chunks.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
-        let wanted = (index + (AHEAD.0 / CHUNK.0) as usize).min(chunks.len());
+        let wanted = (index + AHEAD_CHUNKS).min(chunks.len());
         for later in chunks.get(asked..wanted).unwrap_or_default() {
             ask(file, later);
         }
@@ -281,13 +295,13 @@ fn read_checked(
         })?;
         checksum = crc32c::crc32c_append(checksum, bytes);
     }
-    if job.memory_file.is_some() || job.set.checksums.get(index) == Some(&checksum) {
+    if job.set.checksums.get(index) == Some(&checksum) {
         return Ok(());
     }
     Err(LoadFailure::Checksum {
         path: path.clone(),
-        offset: job.set.data_offset + index as u64 * CHUNK.bytes(),
-        quarantined: LoadingSet::quarantine(&job.set.path).is_ok(),
+        offset: chunk.first().map_or(0, |piece| piece.offset),
+        quarantined: job.memory_file.is_none() && LoadingSet::quarantine(&job.set.path).is_ok(),
     })
 }
 
@@ -301,11 +315,13 @@ fn populate(job: &LoaderJob, range: PageRange) {
     } else {
         PageSet::new()
     };
-    for run in here.difference(&privately).runs() {
-        let _ = job.memory.advise(*run, Advice::PopulateRead);
-    }
+    // Copies first: populating for reading maps neighbours too, and copying a page that is mapped already costs an
+    // interrupt to the guest's processor.
     for run in privately.runs() {
         let _ = job.memory.advise(*run, Advice::PopulateWrite);
+    }
+    for run in here.difference(&privately).runs() {
+        let _ = job.memory.advise(*run, Advice::PopulateRead);
     }
 }
 

@@ -1,9 +1,9 @@
 //! Host page recording: which pages of the memory file come into the page cache while an invocation runs.
 //!
 //! The kernel's readahead window belongs to the block device, not to the file, and on some machines it is 8 MiB: nearly
-//! everything would be recorded. So the guest's mappings are set to random access, where a fault brings in one page, and the
-//! recorder reads the aligned window around each new page itself. A window that it asked for is remembered, which tells
-//! readahead from touch.
+//! everything would be recorded. So the guest's mappings are set to random access, where a fault brings in one page and
+//! what is seen is exactly what was touched. The pages that a host with a bounded window would have read with them are
+//! then added by rule, without reading them: they can't slow the recorded invocation.
 
 use std::fs::File;
 use std::num::NonZeroU64;
@@ -142,8 +142,6 @@ struct Scanner {
     prepared: Prepared,
     pieces: Vec<Piece>,
     seen: PageSet,
-    /// Pages that this recorder asked for before it saw them.
-    requested: PageSet,
     groups: Vec<PageSet>,
     current: PageSet,
 }
@@ -167,10 +165,10 @@ impl Scanner {
             }
         }
         let empty = PageSet::new;
-        Self { prepared, pieces, seen: empty(), requested: empty(), groups: Vec::new(), current: empty() }
+        Self { prepared, pieces, seen: empty(), groups: Vec::new(), current: empty() }
     }
 
-    /// Finds the pages that came in since the last look, puts them into the current group and reads around them.
+    /// Finds the pages that came in since the last look and puts them into the current group.
     fn scan(&mut self) -> Result<(), RecordError> {
         let mut new = PageSet::new();
         for piece in &mut self.pieces {
@@ -196,24 +194,6 @@ impl Scanner {
         if self.current.count() >= self.prepared.options.group {
             self.groups.push(std::mem::take(&mut self.current));
         }
-        self.read_around(&new.difference(&self.requested))
-    }
-
-    /// Asks for the windows around `touched`, without waiting for them.
-    fn read_around(&mut self, touched: &PageSet) -> Result<(), RecordError> {
-        let window = self.prepared.options.readahead_window;
-        if window.0 <= 1 {
-            return Ok(());
-        }
-        let windows: PageSet = touched.pages().map(|page| window_around(page, window)).collect();
-        let wanted =
-            windows.intersection(&self.prepared.stored).difference(&self.seen).difference(&self.requested);
-        for run in wanted.runs() {
-            let length = NonZeroU64::new(run.count.bytes());
-            fadvise(&self.prepared.file, run.start.address().0, length, Advice::WillNeed)
-                .map_err(|errno| host("reading ahead")(errno.into()))?;
-        }
-        self.requested = self.requested.union(&wanted);
         Ok(())
     }
 
@@ -221,28 +201,38 @@ impl Scanner {
         if !self.current.is_empty() {
             self.groups.push(std::mem::take(&mut self.current));
         }
-        let (mut mapped, mut private) = (PageSet::new(), PageSet::new());
+        let mut private = PageSet::new();
         for region in layout.regions() {
             memory.page_states(region.range, |page, state| {
-                let page = PageRange::new(page, PageCount(1));
-                if state.present || state.swapped {
-                    mapped.insert(page);
-                }
                 if state.is_private() {
-                    private.insert(page);
+                    private.insert(PageRange::new(page, PageCount(1)));
                 }
             })?;
         }
         let stored = &self.prepared.stored;
         let zero = memory_pages(layout).difference(stored);
+        let window = self.prepared.options.readahead_window;
+        let read_ahead = add_read_ahead(&mut self.groups, &self.seen, stored, window);
         Ok(Recording {
             snapshot: self.prepared.snapshot,
             strategy: RestoreStrategy::FaaSnap,
             readahead_window: self.prepared.options.readahead_window,
-            read_ahead: self.seen.intersection(&self.requested).difference(&mapped),
+            read_ahead,
             written: self.seen.intersection(&private),
             fresh: zero.intersection(&private),
             groups: self.groups,
         })
     }
+}
+
+/// Adds to each group the stored pages in the windows around its pages that nobody touched; returns all that were added.
+fn add_read_ahead(groups: &mut [PageSet], touched: &PageSet, stored: &PageSet, window: PageCount) -> PageSet {
+    let mut added = PageSet::new();
+    for group in groups {
+        let windows: PageSet = group.pages().map(|page| window_around(page, window)).collect();
+        let new = windows.intersection(stored).difference(touched).difference(&added);
+        *group = group.union(&new);
+        added = added.union(&new);
+    }
+    added
 }

@@ -13,8 +13,8 @@ use crate::strategy::RestoreStrategy;
 /// How an invocation is recorded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RecordingOptions {
-    /// Around each page that the guest brought in, the aligned window of this many pages is read too, as a host with such
-    /// a readahead setting would; 1 records exactly what was touched. Default: 32 pages, 128 KiB.
+    /// Around each page that the guest brought in, the aligned window of this many pages is recorded too, since a host with
+    /// such a readahead setting would have read it; 1 records only what was touched. Default: 32 pages, 128 KiB.
     pub readahead_window: PageCount,
     /// A working-set group ends when it has this many pages. Default: 1024 pages, 4 MiB, as in the paper.
     pub group: PageCount,
@@ -39,7 +39,7 @@ pub struct Recording {
     pub readahead_window: PageCount,
     /// Stored pages by working-set group: those that the first, second, ... look found in the page cache.
     pub groups: Vec<PageSet>,
-    /// Of these, pages that came in by readahead and were in no page table at the end.
+    /// Of these, pages that were not touched: readahead of the window would have brought them in.
     pub read_ahead: PageSet,
     /// Stored pages of which the guest had a private copy at the end: it wrote them.
     pub written: PageSet,

@@ -54,8 +54,8 @@ pub struct Techniques {
     /// Only pages that the snapshot stores are mapped from files, all others are anonymous. Off: the guest's memory is
     /// mapped from the memory file as a whole.
     pub per_region_mapping: bool,
-    /// The loading set is read from its compact file. Off: from where its pages lie in the memory file.
-    pub loading_set_file: bool,
+    /// Whether the loading set is read from its compact file or from where its pages lie in the memory file.
+    pub loading_set_file: FileUse,
     /// The loader works while the guest runs. Off: the guest waits for it.
     pub concurrent_paging: bool,
     /// The loader fills the host's page tables behind the data.
@@ -70,13 +70,26 @@ impl Default for Techniques {
     fn default() -> Self {
         Self {
             per_region_mapping: true,
-            loading_set_file: true,
+            loading_set_file: FileUse::Weighed,
             concurrent_paging: true,
             populate: true,
             private_ahead: true,
             fresh_ahead: true,
         }
     }
+}
+
+/// Where the loading set is read from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileUse {
+    /// Always from the compact file, which is mapped region by region: one sequential read, many mappings.
+    Always,
+    /// As the disk's measured costs say: the file where separate reads are dear (network volumes), else the memory file.
+    #[default]
+    Weighed,
+    /// Always from the memory file: many reads, no mappings.
+    Never,
 }
 
 /// A name that is no restore strategy.

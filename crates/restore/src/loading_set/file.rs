@@ -15,7 +15,8 @@ use snapshot::{PendingFile, Snapshot, SnapshotError, SnapshotId};
 use thiserror::Error;
 
 use crate::layout::GuestLayout;
-use crate::loading_set::rule::{LoadingRegion, LoadingSetRule};
+use crate::loading_set::disk::DiskProfile;
+use crate::loading_set::rule::{CostModel, LoadingRegion, LoadingSetRule};
 use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
 
@@ -54,6 +55,7 @@ struct Table {
     regions: Vec<LoadingRegion>,
     written: PageSet,
     fresh: PageSet,
+    disk: DiskProfile,
     checksums: Vec<u32>,
 }
 
@@ -78,6 +80,7 @@ pub struct LoadingSet {
     regions: Vec<PlacedRegion>,
     written: PageSet,
     fresh: PageSet,
+    disk: DiskProfile,
     readahead_window: PageCount,
 }
 
@@ -110,6 +113,17 @@ impl LoadingSet {
         self.readahead_window
     }
 
+    /// What the disk was good at when the file was written.
+    pub fn disk(&self) -> DiskProfile {
+        self.disk
+    }
+
+    /// Whether mapping every region from this file pays: reading its pages from where they lie in the memory file takes a
+    /// separate read for each region, but no mapping. Mapping delays the guest; reading goes on beside it and counts half.
+    pub(crate) fn is_worth_mapping(&self) -> bool {
+        self.disk.request_ns / 2 > CostModel::default().region_ns
+    }
+
     /// How many pages the file holds.
     pub fn page_count(&self) -> PageCount {
         PageCount(self.regions.iter().map(|region| region.range.count.0).sum())
@@ -133,12 +147,14 @@ impl LoadingSet {
         // The table's length must be known before the data is written; only the checksums come later, and their number is
         // known. Five bytes are the longest encoding of a u32.
         let pages: u64 = regions.iter().map(|region| region.range.count.0).sum();
+        let probed = File::open(snapshot.memory_path()).map_err(failed)?;
         let mut table = Table {
             snapshot: recording.snapshot,
             readahead_window: recording.readahead_window,
             regions,
             written: recording.written.clone(),
             fresh: recording.fresh.clone(),
+            disk: DiskProfile::probe(&probed, snapshot.stored_pages()).map_err(failed)?,
             checksums: vec![u32::MAX; pages.div_ceil(CHUNK.0) as usize],
         };
         let encode =
@@ -188,6 +204,7 @@ impl LoadingSet {
             regions,
             written: table.written,
             fresh: table.fresh,
+            disk: table.disk,
             readahead_window: table.readahead_window,
         })
     }
