@@ -1,5 +1,6 @@
 //! Creating, opening, listing and removing functions.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::StoreError;
@@ -50,6 +51,13 @@ pub struct OpenFunction {
 }
 
 impl OpenFunction {
+    /// The variables that do not come from Lambda itself: the runtime's, and the function's, which win.
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        let mut variables = self.runtime.record.environment.clone();
+        variables.extend(self.function.config.environment.variables().clone());
+        variables
+    }
+
     /// The identity of everything that its snapshots depend on.
     pub fn revision(&self) -> Revision {
         Revision::of(&self.function, &self.runtime.record)

@@ -40,7 +40,9 @@ impl Home {
         fs::create_dir(staging.root()).unwrap();
         fs::write(staging.root().join("release"), content).unwrap();
         let origin = RuntimeOrigin::Imported { from: PathBuf::from("/somewhere") };
-        staging.publish(&runtime_name(), origin, BTreeMap::new(), when).map(drop)
+        let environment =
+            [("PATH", "/bin"), ("MODE", "runtime")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        staging.publish(&runtime_name(), origin, environment.into(), when).map(drop)
     }
 
     fn code(&self, files: &[(&str, &str)]) -> CodeSource {
@@ -100,6 +102,18 @@ fn a_function_comes_back_as_it_was_stored() {
     assert_eq!(fs::read_to_string(open.runtime.path.join("release")).unwrap(), "one");
     assert!(open.layers.is_none());
     assert_eq!((home.count("staging"), home.count("trash")), (0, 0));
+}
+
+#[test]
+fn a_function_s_variables_win_over_its_runtime_s() {
+    let home = Home::new();
+    let mut new = new("f", home.code(&[("x", "")]), Vec::new());
+    let own = BTreeMap::from([("MODE".to_owned(), "function".to_owned())]);
+    new.config.environment = Environment::new(own).unwrap();
+    home.store.create_function(&new, WhenPresent::Refuse).unwrap();
+    let environment = home.store.open_function(&name("f")).unwrap().environment();
+    let pairs: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    assert_eq!(pairs, [("MODE", "function"), ("PATH", "/bin")]);
 }
 
 #[test]
