@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use guest_memory::GuestMemory;
 use machine::{Exit, Kicker, MachineError, Vcpu, Vm, kvm_msr_entry, kvm_sregs};
-use pages::{PageCount, PageIndex};
-use process_kernel::mm::{Mm, layout};
+use pages::{GuestPhysical, PageIndex};
+use process_kernel::mm::layout;
 use process_kernel::task::{CpuState, Fpu, Registers};
 
 use crate::entry;
@@ -39,6 +39,55 @@ pub(crate) enum Event {
     Dead(String),
 }
 
+/// A vCPU set up for CPL3, but without a place in guest memory yet: it can be made before there is a guest.
+pub(crate) struct SpareCpu {
+    vcpu: Vcpu,
+    fresh: kvm_sregs,
+    features: u64,
+}
+
+impl SpareCpu {
+    /// Makes vCPU number `id` of `vm`.
+    pub fn new(vm: &Vm, id: u64) -> Result<Self, GuestError> {
+        let vcpu = vm.create_vcpu(id)?;
+        let fresh = vcpu.system_registers()?;
+        let msr = |index, data| kvm_msr_entry { index, data, ..kvm_msr_entry::default() };
+        vcpu.set_msrs(&[
+            msr(MSR_STAR, entry::star()),
+            msr(MSR_LSTAR, entry::syscall_entry()),
+            msr(MSR_CSTAR, entry::syscall_entry()),
+            msr(MSR_SYSCALL_MASK, SYSCALL_FLAG_MASK),
+        ])?;
+        let features = host_features();
+        vcpu.set_xcr0(features)?;
+        vcpu.follow_host_tsc();
+        Ok(Self { vcpu, fresh, features })
+    }
+
+    /// Gives the vCPU its page (already written, see [`entry::write_cpu_page`]) and the page tables at `root`.
+    pub fn place(
+        self,
+        memory: &Arc<GuestMemory>,
+        page: PageIndex,
+        root: GuestPhysical,
+    ) -> Result<GuestCpu, GuestError> {
+        let mut user = entry::user_system_registers(&self.fresh, root, page);
+        if self.vcpu.write_system_registers(&user).is_err() {
+            user = entry::without_xsave(&user);
+            self.vcpu.write_system_registers(&user)?;
+        }
+        let user_size = area_size(self.features);
+        Ok(GuestCpu {
+            vcpu: self.vcpu,
+            memory: memory.clone(),
+            page,
+            user,
+            features: self.features,
+            user_size,
+        })
+    }
+}
+
 /// A vCPU set up for CPL3.
 pub(crate) struct GuestCpu {
     vcpu: Vcpu,
@@ -51,33 +100,6 @@ pub(crate) struct GuestCpu {
 }
 
 impl GuestCpu {
-    /// Makes vCPU number `id` of `vm`.
-    pub fn new(vm: &Vm, id: u64, mm: &Mm) -> Result<Self, GuestError> {
-        let page = mm.supervisor_pages(PageCount(1)).map_err(GuestError::Memory)?;
-        entry::write_cpu_page(mm.memory(), page).map_err(GuestError::SupervisorPage)?;
-        let vcpu = vm.create_vcpu(id)?;
-        let fresh = vcpu.system_registers()?;
-        let mut user = entry::user_system_registers(&fresh, mm.page_table_root(), page);
-        if vcpu.write_system_registers(&user).is_err() {
-            user = entry::without_xsave(&user);
-            vcpu.write_system_registers(&user)?;
-        }
-        let msr = |index, data| kvm_msr_entry { index, data, ..kvm_msr_entry::default() };
-        vcpu.set_msrs(&[
-            msr(MSR_STAR, entry::star()),
-            msr(MSR_LSTAR, entry::syscall_entry()),
-            msr(MSR_CSTAR, entry::syscall_entry()),
-            msr(MSR_SYSCALL_MASK, SYSCALL_FLAG_MASK),
-        ])?;
-        let features = host_features();
-        vcpu.set_xcr0(features)?;
-        vcpu.follow_host_tsc();
-        let mut cpu =
-            Self { vcpu, memory: mm.memory().clone(), page, user, features, user_size: area_size(features) };
-        cpu.reset();
-        Ok(cpu)
-    }
-
     /// A handle that makes the vCPU leave guest code.
     pub fn kicker(&self) -> Kicker {
         self.vcpu.kicker()

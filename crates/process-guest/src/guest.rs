@@ -1,29 +1,30 @@
 //! A guest: its virtual machine, its process, and the host threads that drive its vCPUs.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, MapError};
 use machine::{Kvm, MachineError, Vm};
-use pages::PageCount;
+use pages::{PageCount, PageIndex};
 use parking_lot::Mutex;
 use process_kernel::clock::Clock;
 use process_kernel::file::FdTable;
 use process_kernel::fs::{DirectoryOpener, FsContext, MountTable, Vfs, VfsError};
 use process_kernel::ipc::Ipc;
-use process_kernel::mm::Mm;
+use process_kernel::mm::{MemoryImage, Mm};
 use process_kernel::net::Network;
+use process_kernel::object::{RestoreError, SaveError};
 use process_kernel::task::{
     CpuState, ExecError, ExecRequest, ExitStatus, Fpu, Hooks, Identity, Limits, Process, ProcessParts,
-    Thread, start_main_thread,
+    Revival, SavedProcess, Thread, start_main_thread,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::cpu::GuestCpu;
+use crate::cpu::{GuestCpu, SpareCpu};
 use crate::entry;
 use crate::run::run_thread;
 use crate::slots::VmSlots;
@@ -46,6 +47,12 @@ pub enum GuestError {
     /// A file system can't be mounted.
     #[error(transparent)]
     Mount(#[from] VfsError),
+    /// The guest can't be saved.
+    #[error("the guest can't be saved")]
+    Save(#[from] SaveError),
+    /// A saved guest can't be made again.
+    #[error("the saved guest can't be made again")]
+    Restore(#[from] RestoreError),
     /// The program can't be started.
     #[error(transparent)]
     Program(#[from] ExecError),
@@ -68,23 +75,61 @@ pub struct ProcessConfig {
     pub memory_limit: u64,
 }
 
-/// vCPUs that no thread uses at the moment; KVM can't free one.
-#[derive(Default)]
-struct IdleCpus(Mutex<Vec<GuestCpu>>);
+/// A process guest's saved form, apart from its memory.
+#[derive(Serialize, Deserialize)]
+pub struct SavedGuest {
+    process: SavedProcess,
+    /// The supervisor pages of its vCPUs.
+    cpu_pages: Vec<PageIndex>,
+}
 
-/// Makes vCPUs for threads.
+/// Makes vCPUs for threads, each driven by a host thread.
 pub(crate) struct VcpuThreads {
     vm: Arc<Vm>,
-    idle: Arc<IdleCpus>,
+    this: Weak<Self>,
     next_id: AtomicU64,
+    cpus: Mutex<Cpus>,
+    /// When guest code was left for the first time: host CLOCK_MONOTONIC in nanoseconds, or 0.
+    first_exit: Arc<AtomicU64>,
+}
+
+/// vCPUs that no thread uses. KVM can't free one.
+#[derive(Default)]
+struct Cpus {
+    /// Used before, or placed already.
+    idle: Vec<GuestCpu>,
+    /// Made ahead.
+    spare: Vec<SpareCpu>,
+    /// Every page that belongs to a vCPU of the guest.
+    pages: Vec<PageIndex>,
+    /// Those of them that no vCPU has taken since a restore.
+    free_pages: Vec<PageIndex>,
 }
 
 impl VcpuThreads {
+    fn spare(&self) -> Result<SpareCpu, GuestError> {
+        SpareCpu::new(&self.vm, self.next_id.fetch_add(1, Ordering::SeqCst))
+    }
+
     fn take(&self, mm: &Mm) -> Result<GuestCpu, GuestError> {
-        if let Some(cpu) = self.idle.0.lock().pop() {
+        let mut cpus = self.cpus.lock();
+        if let Some(cpu) = cpus.idle.pop() {
             return Ok(cpu);
         }
-        GuestCpu::new(&self.vm, self.next_id.fetch_add(1, Ordering::SeqCst), mm)
+        let spare = match cpus.spare.pop() {
+            Some(spare) => spare,
+            None => self.spare()?,
+        };
+        let page = match cpus.free_pages.pop() {
+            Some(page) => page,
+            None => {
+                let page = mm.supervisor_pages(PageCount(1)).map_err(GuestError::Memory)?;
+                entry::write_cpu_page(mm.memory(), page).map_err(GuestError::SupervisorPage)?;
+                cpus.pages.push(page);
+                page
+            }
+        };
+        spare.place(mm.memory(), page, mm.page_table_root())
     }
 }
 
@@ -105,12 +150,13 @@ impl Hooks for VcpuThreads {
         } else if !cpu.load(&fpu) {
             return Err(Errno::AGAIN);
         }
-        let (process, thread, idle) = (process.clone(), thread.clone(), self.idle.clone());
+        let (process, thread) = (process.clone(), thread.clone());
+        let (this, first_exit) = (self.this.clone(), self.first_exit.clone());
         std::thread::Builder::new()
             .name(format!("vcpu-{}", thread.tid))
             .stack_size(256 << 10)
             .spawn(move || {
-                let run = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state));
+                let run = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state, &first_exit));
                 if catch_unwind(run).is_err() {
                     // A defect of ours, whatever the guest did: the guest can't go on, the worker says so.
                     process.fail(
@@ -118,7 +164,9 @@ impl Hooks for VcpuThreads {
                     );
                     process.remove_thread(thread.tid, ExitStatus::Signal(libc::SIGKILL));
                 }
-                idle.0.lock().push(cpu);
+                if let Some(this) = this.upgrade() {
+                    this.cpus.lock().idle.push(cpu);
+                }
             })
             .map(|_| ())
             .map_err(|_| Errno::AGAIN)
@@ -140,12 +188,33 @@ impl ProcessGuest {
     pub fn new(kvm: &Kvm) -> Result<Self, GuestError> {
         let memory = Arc::new(GuestMemory::reserve(RESERVED).map_err(GuestError::Reserve)?);
         let vm = Arc::new(kvm.create_vm(memory.clone())?);
-        let hooks = Arc::new(VcpuThreads {
+        let hooks = Arc::new_cyclic(|this| VcpuThreads {
             vm: vm.clone(),
-            idle: Arc::new(IdleCpus::default()),
+            this: this.clone(),
             next_id: AtomicU64::new(0),
+            cpus: Mutex::new(Cpus::default()),
+            first_exit: Arc::default(),
         });
         Ok(Self { vm, memory, hooks })
+    }
+
+    /// Makes `count` vCPUs ahead and memory slots for `pages` pages, so that a restore doesn't have to.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub fn make_ready(&self, count: usize, pages: PageCount) -> Result<(), GuestError> {
+        self.vm.cover(pages)?;
+        for _ in 0..count {
+            let spare = self.hooks.spare()?;
+            self.hooks.cpus.lock().spare.push(spare);
+        }
+        Ok(())
+    }
+
+    /// When guest code was left for the first time, by an exit that the guest caused or by a kick: host CLOCK_MONOTONIC in
+    /// nanoseconds.
+    pub fn first_exit(&self) -> Option<u64> {
+        Some(self.hooks.first_exit.load(Ordering::SeqCst)).filter(|time| *time != 0)
     }
 
     /// Guest memory.
@@ -203,6 +272,47 @@ impl ProcessGuest {
     pub fn start(&self, process: &Arc<Process>, request: &ExecRequest) -> Result<(), GuestError> {
         let (thread, state) = start_main_thread(process, request)?;
         process.hooks.spawn(process, &thread, state, Vec::new()).map_err(GuestError::Memory)
+    }
+
+    /// Saves the guest, whose process must be paused.
+    ///
+    /// # Errors
+    /// [`GuestError::Save`] naming what can't be saved.
+    pub fn save(&self, process: &Process) -> Result<(SavedGuest, MemoryImage), GuestError> {
+        let (process, image) = process.save()?;
+        Ok((SavedGuest { process, cpu_pages: self.hooks.cpus.lock().pages.clone() }, image))
+    }
+
+    /// First half of a restore: opens again what the guest had open. The caller then maps memory as the saved
+    /// [`MemoryImage`] says, with [`Revival::mapped_files`], and calls [`ProcessGuest::resume`].
+    ///
+    /// # Errors
+    /// [`GuestError::Restore`], [`GuestError::Mount`].
+    pub fn revive(
+        &self,
+        saved: SavedGuest,
+        mounts: &MountTable,
+        open: DirectoryOpener<'_>,
+    ) -> Result<Revival, GuestError> {
+        let vfs = Vfs::new(mounts, open)?;
+        let mut cpus = self.hooks.cpus.lock();
+        cpus.free_pages = saved.cpu_pages.clone();
+        cpus.pages = saved.cpu_pages;
+        drop(cpus);
+        Ok(Revival::begin(saved.process, vfs)?)
+    }
+
+    /// Second half of a restore, after memory has been mapped: the process, whose threads run from here on.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub fn resume(&self, revival: Revival) -> Result<Arc<Process>, GuestError> {
+        let slots = Arc::new(VmSlots(self.vm.clone()));
+        let (process, threads) = revival.finish(self.memory.clone(), slots, self.hooks.clone())?;
+        for (thread, state) in threads {
+            process.hooks.spawn(&process, &thread, state.cpu, state.fpu).map_err(GuestError::Memory)?;
+        }
+        Ok(process)
     }
 
     /// Runs a program to its end.

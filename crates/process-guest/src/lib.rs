@@ -14,4 +14,5 @@ mod guest;
 mod run;
 mod slots;
 
-pub use guest::{GuestError, ProcessConfig, ProcessGuest};
+pub use guest::{GuestError, ProcessConfig, ProcessGuest, SavedGuest};
+pub use process_kernel::task::Revival;

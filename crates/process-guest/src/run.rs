@@ -1,6 +1,7 @@
 //! The run loop of one guest thread.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use process_kernel::mm::FaultOutcome;
 use process_kernel::syscall::{Cx, Stop, dispatch};
@@ -39,6 +40,7 @@ pub(crate) fn run_thread(
     thread: &Arc<Thread>,
     cpu: &mut GuestCpu,
     mut state: CpuState,
+    first_exit: &AtomicU64,
 ) {
     let attached = cpu.attach();
     let kicker = cpu.kicker();
@@ -53,7 +55,12 @@ pub(crate) fn run_thread(
                 break;
             }
         }
-        match cpu.enter(&mut state) {
+        let event = cpu.enter(&mut state);
+        if first_exit.load(Ordering::Relaxed) == 0 {
+            // Only the first of all threads counts.
+            let _ = first_exit.compare_exchange(0, monotonic(), Ordering::SeqCst, Ordering::SeqCst);
+        }
+        match event {
             Event::SystemCall => {
                 let number = state.registers.rax;
                 let arguments = [
@@ -109,6 +116,12 @@ pub(crate) fn run_thread(
     thread.set_kick(None);
     drop(attached);
     end_thread(process, thread, status);
+}
+
+/// Host CLOCK_MONOTONIC, nanoseconds.
+fn monotonic() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn finish_call(thread: &Thread, state: &mut CpuState, value: u64) {

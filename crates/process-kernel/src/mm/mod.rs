@@ -14,6 +14,7 @@ mod fault;
 mod map;
 mod page_tables;
 mod physical;
+mod save;
 mod vma;
 
 use std::ops::Range;
@@ -28,6 +29,7 @@ pub use access::MAX_STRING;
 pub use fault::{FaultAccess, FaultOutcome, SegvCode};
 pub use map::{MapRequest, Placement};
 pub use page_tables::Entry;
+pub use save::{ImageRegion, ImageSource, MappedFiles, MemoryImage, SavedMm};
 pub use vma::{Access, Backing, Vma, VmaMap};
 
 use assignment::Assignments;
@@ -93,6 +95,8 @@ pub struct Mm {
     memory: Arc<GuestMemory>,
     slots: Arc<dyn MemorySlots>,
     space: RwLock<AddressSpace>,
+    /// Whether memory came from a snapshot: then untouched pages may still have content.
+    restored: bool,
 }
 
 /// What the lock protects.
@@ -166,7 +170,7 @@ impl Mm {
             Entry::UserWrite,
         )?;
         slots.cover(space.physical.used())?;
-        Ok(Self { memory, slots, space: RwLock::new(space) })
+        Ok(Self { memory, slots, space: RwLock::new(space), restored: false })
     }
 
     /// The host mapping.

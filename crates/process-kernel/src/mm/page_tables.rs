@@ -151,9 +151,4 @@ impl PageTables {
     ) -> Result<(), TableError> {
         self.map(memory, pages, virtual_range, first, entry)
     }
-
-    /// How many table pages there are, the root included.
-    pub fn page_count(&self) -> usize {
-        self.tables.len() + 1
-    }
 }

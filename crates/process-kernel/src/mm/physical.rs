@@ -25,6 +25,11 @@ impl PhysicalPages {
         PageCount(self.next.0)
     }
 
+    /// Pages below [`PhysicalPages::used`] that are not in use, ascending.
+    pub fn free_ranges(&self) -> impl Iterator<Item = PageRange> + '_ {
+        self.free.iter().copied()
+    }
+
     /// A run of `count` pages that lie together, or `None` when there is none.
     pub fn allocate(&mut self, count: PageCount) -> Option<PageRange> {
         if let Some(index) = self.free.iter().position(|range| range.count >= count) {

@@ -11,6 +11,7 @@ mod process;
 mod program;
 mod safe_point;
 pub mod signal;
+mod state;
 mod thread;
 mod unsupported;
 
@@ -22,5 +23,6 @@ pub use futex::FutexTable;
 pub use limits::{Limit, Limits, Resource};
 pub use process::{ExitStatus, Hooks, Identity, PauseError, Process, ProcessParts, ProgramImage};
 pub use safe_point::{Next, force, safe_point};
+pub use state::{RestoredThread, Revival, SavedProcess};
 pub use thread::{RestingState, SavedThread, Thread};
 pub use unsupported::UnsupportedCalls;

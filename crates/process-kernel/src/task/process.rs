@@ -175,6 +175,11 @@ pub enum PauseError {
 impl Process {
     /// A process without threads.
     pub fn new(parts: ProcessParts) -> Arc<Self> {
+        Self::again(parts, ProcessSignals::default(), ProgramImage::default())
+    }
+
+    /// A process from a snapshot, still without threads.
+    pub(super) fn again(parts: ProcessParts, signals: ProcessSignals, program: ProgramImage) -> Arc<Self> {
         let process = Arc::new(Self {
             mm: parts.mm,
             files: parts.files,
@@ -187,9 +192,9 @@ impl Process {
             next_tid: AtomicI32::new(parts.identity.pid),
             identity: parts.identity,
             memory_limit: parts.memory_limit,
-            signals: ProcessSignals::default(),
+            signals,
             futexes: FutexTable::default(),
-            program: Mutex::new(ProgramImage::default()),
+            program: Mutex::new(program),
             unsupported: UnsupportedCalls::default(),
             hooks: parts.hooks,
             threads: Mutex::new(BTreeMap::new()),

@@ -1,0 +1,165 @@
+//! The whole process in a snapshot. The order of things is written down in docs/snapshot-protocol.md.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::process::{Process, ProcessParts, ProgramImage};
+use super::signal::{ProcessSignals, SavedProcessSignals};
+use super::thread::{RestingState, SavedThread, Thread};
+use super::{Hooks, Identity, Limit, Limits};
+use crate::clock::Clock;
+use crate::file::{FdTable, OpenFile, SavedFdTable};
+use crate::fs::{FsContext, SavedFsContext, Vfs};
+use crate::ipc::Ipc;
+use crate::mm::{MappedFiles, MemoryImage, MemorySlots, Mm, SavedMm};
+use crate::net::Network;
+use crate::object::{RestoreContext, RestoreError, RestoreFn, Restorer, SaveError, SavedObject, Saver};
+use guest_memory::GuestMemory;
+
+/// Saved form of a process at rest.
+#[derive(Serialize, Deserialize)]
+pub struct SavedProcess {
+    mm: SavedMm,
+    objects: Vec<SavedObject>,
+    files: SavedFdTable,
+    fs: SavedFsContext,
+    signals: SavedProcessSignals,
+    limits: [Limit; 16],
+    identity: Identity,
+    memory_limit: u64,
+    program: ProgramImage,
+    next_tid: i32,
+    threads: Vec<SavedThread>,
+    /// CLOCK_MONOTONIC, nanoseconds.
+    monotonic: u64,
+}
+
+/// Every object kind and how it is made again.
+fn registry() -> HashMap<&'static str, RestoreFn> {
+    let open_file: (&'static str, RestoreFn) = (OpenFile::KIND, OpenFile::restore);
+    crate::fs::restore_functions()
+        .into_iter()
+        .chain(crate::ipc::registry())
+        .chain(crate::net::registry())
+        .chain([open_file])
+        .collect()
+}
+
+impl Process {
+    /// Saves the process; every thread must rest (see [`Process::pause`]).
+    ///
+    /// # Errors
+    /// [`SaveError`] naming what can't be saved.
+    pub fn save(&self) -> Result<(SavedProcess, MemoryImage), SaveError> {
+        let mut saver = Saver::default();
+        let (mm, image) = self.mm.save(&mut saver)?;
+        let files = self.files.save(&mut saver)?;
+        let fs = self.fs.save(&mut saver)?;
+        let threads = self.threads().iter().map(|thread| thread.save()).collect::<Option<_>>();
+        let threads = threads.ok_or_else(|| SaveError::NotSnapshotable {
+            object: "the process".to_owned(),
+            reason: "a thread is still running; pause it first",
+        })?;
+        let saved = SavedProcess {
+            mm,
+            objects: saver.finish(),
+            files,
+            fs,
+            signals: self.signals.save(),
+            limits: self.limits.save(),
+            identity: self.identity.clone(),
+            memory_limit: self.memory_limit,
+            program: self.program.lock().clone(),
+            next_tid: self.next_tid(),
+            threads,
+            monotonic: self.clock.monotonic(),
+        };
+        Ok((saved, image))
+    }
+}
+
+/// A process that is being made again: its files are open, its memory is about to be mapped.
+pub struct Revival {
+    saved: SavedProcess,
+    mapped: MappedFiles,
+    files: FdTable,
+    fs: FsContext,
+    context: RestoreContext,
+}
+
+/// A thread of a restored process and what it goes on with.
+pub type RestoredThread = (Arc<Thread>, RestingState);
+
+impl Revival {
+    /// Makes the objects of a saved process again; `vfs` has the same mounts as the saved process had. Time goes on from
+    /// here.
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn begin(saved: SavedProcess, vfs: Arc<Vfs>) -> Result<Self, RestoreError> {
+        let clock = Arc::new(Clock::continuing_from(saved.monotonic));
+        let ipc = Ipc::new(clock.clone());
+        let network = Network::new(&ipc);
+        let context = RestoreContext { vfs, clock, network, ipc };
+        let registry = registry();
+        let mut restorer = Restorer::new(&saved.objects, &context, &registry);
+        let mapped = saved.mm.open_files(&mut restorer)?;
+        let files = FdTable::restore(&saved.files, &mut restorer)?;
+        let fs = FsContext::restore(&saved.fs, &mut restorer)?;
+        drop(restorer);
+        Ok(Self { saved, mapped, files, fs, context })
+    }
+
+    /// The files that memory maps, in the order of the image's regions.
+    pub fn mapped_files(&self) -> &MappedFiles {
+        &self.mapped
+    }
+
+    /// What the process's objects share; the Runtime API's service and the log are attached here.
+    pub fn context(&self) -> &RestoreContext {
+        &self.context
+    }
+
+    /// The process again, over memory that has been mapped. Its threads are known but don't run: spawn each with
+    /// [`Hooks::spawn`].
+    ///
+    /// # Errors
+    /// [`RestoreError`].
+    pub fn finish(
+        self,
+        memory: Arc<GuestMemory>,
+        slots: Arc<dyn MemorySlots>,
+        hooks: Arc<dyn Hooks>,
+    ) -> Result<(Arc<Process>, Vec<RestoredThread>), RestoreError> {
+        let saved = self.saved;
+        let refused = |_| RestoreError::BadReference { id: 0, wanted: "address space" };
+        slots.cover(saved.mm.page_count()).map_err(refused)?;
+        let mm = Mm::restore(saved.mm, &self.mapped, memory, slots)?;
+        mm.wipe_for_new_copy().map_err(refused)?;
+        let process = Process::again(
+            ProcessParts {
+                mm,
+                files: self.files,
+                fs: self.fs,
+                vfs: self.context.vfs,
+                network: self.context.network,
+                ipc: self.context.ipc,
+                clock: self.context.clock,
+                limits: Limits::restore(saved.limits),
+                identity: saved.identity,
+                memory_limit: saved.memory_limit,
+                hooks,
+            },
+            ProcessSignals::restore(saved.signals),
+            saved.program,
+        );
+        process.set_next_tid(saved.next_tid);
+        let threads: Vec<RestoredThread> = saved.threads.into_iter().map(Thread::restore).collect();
+        for (thread, _) in &threads {
+            process.add_thread(thread).map_err(refused)?;
+        }
+        Ok((process, threads))
+    }
+}
