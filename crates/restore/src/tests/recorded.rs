@@ -17,7 +17,7 @@ const READ: [(u64, u64); 3] = [(1000, 1100), (1600, 1610), (3200, 3201)];
 const WRITTEN: [(u64, u64); 2] = [(1104, 1112), (1700, 1720)];
 const FRESH: [(u64, u64); 1] = [(3500, 3540)];
 
-fn exact() -> RecordingOptions {
+pub(super) fn exact() -> RecordingOptions {
     RecordingOptions {
         readahead_window: PageCount(1),
         poll: Duration::from_micros(200),
@@ -65,7 +65,7 @@ pub(super) fn record_and_publish(sample: &Sample, strategy: RestoreStrategy) -> 
 }
 
 /// False, with a word about it, where userfaultfd is out of reach.
-fn userfaults_here() -> bool {
+pub(super) fn userfaults_here() -> bool {
     let opened = Userfault::open();
     if let Err(error) = &opened {
         eprintln!("NOT TESTED: userfaultfd can't be opened here ({error})");
@@ -172,7 +172,7 @@ fn the_loader_brings_the_set_in_while_nobody_touches_it() {
     sample.check(&memory);
 }
 
-/// Waits until the loader is done; without it a test would hang, which is how it fails.
+/// Waits until the loader has brought everything in; one that never gets there hangs the test, which is how it fails.
 pub(super) fn wait_for_loader(handle: &crate::RestoreHandle) {
     while handle.background.loader.as_ref().is_some_and(|loader| loader.done_at_ns().is_none()) {
         std::thread::sleep(Duration::from_millis(1));
