@@ -31,6 +31,7 @@ pub use service::{ConnectionId, LoopbackService, ServiceHandle};
 pub use socket::{Credentials, Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
 pub use tcp::TcpSocket;
 
+use crate::file::FileObject;
 use crate::ipc::Ipc;
 use crate::object::RestoreFn;
 use crate::wait::WaitQueue;
@@ -128,6 +129,39 @@ impl Network {
     ) -> Result<(Arc<dyn Transport>, SocketAddr), Errno> {
         Err(Errno::NETUNREACH)
     }
+}
+
+/// Makes an unconnected socket for a program with `credentials`.
+///
+/// # Errors
+/// EPROTONOSUPPORT, ESOCKTNOSUPPORT.
+pub fn create(
+    network: &Arc<Network>,
+    family: Family,
+    socket_type: SocketType,
+    protocol: i32,
+    _credentials: Credentials,
+) -> Result<Arc<dyn FileObject>, Errno> {
+    match (family, socket_type, protocol) {
+        (Family::Inet | Family::Inet6, SocketType::Stream, 0 | libc::IPPROTO_TCP) => {
+            Ok(TcpSocket::new(network, family))
+        }
+        (Family::Inet | Family::Inet6, SocketType::SequencedPacket, _) => Err(Errno::SOCKTNOSUPPORT),
+        _ => Err(Errno::PROTONOSUPPORT),
+    }
+}
+
+/// Makes two Unix sockets that are connected to each other.
+///
+/// # Errors
+/// EPROTONOSUPPORT.
+pub fn create_pair(
+    _network: &Arc<Network>,
+    _socket_type: SocketType,
+    _protocol: i32,
+    _credentials: Credentials,
+) -> Result<[Arc<dyn FileObject>; 2], Errno> {
+    Err(Errno::PROTONOSUPPORT)
 }
 
 /// How the object kinds of this module are restored.

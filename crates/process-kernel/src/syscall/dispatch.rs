@@ -23,6 +23,9 @@ const FAMILIES: &[fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>] = &[
     super::event::dispatch,
     super::poll::dispatch,
     super::timer_fd::dispatch,
+    super::socket::dispatch,
+    super::message::dispatch,
+    super::socket_option::dispatch,
 ];
 
 /// Serves one system call. What no family knows is counted by name and answers ENOSYS.

@@ -94,7 +94,8 @@ fn read(cx: &Cx<'_>, fd: Fd, buffer: Buffer, position: Option<u64>) -> SysResult
         return Ok(file.object.read(Some(position), &mut buffer.destination(cx)?)? as u64);
     }
     // The buffer is looked at anew after a wait: it may have been unmapped meanwhile.
-    let count = cx.wait_file(&file, None, || file.read(&mut buffer.destination(cx)?))?;
+    let deadline = cx.receive_deadline(&file);
+    let count = cx.wait_file(&file, deadline, || file.read(&mut buffer.destination(cx)?))?;
     Ok(count as u64)
 }
 

@@ -5,6 +5,7 @@
 //! interrupt it; an interrupted call is run again at the same instruction (see [`Restart`]).
 
 mod attributes;
+mod control;
 mod descriptor;
 mod directory;
 mod dispatch;
@@ -12,12 +13,15 @@ mod event;
 mod file;
 mod identity;
 mod memory;
+mod message;
 mod metadata;
 mod open;
 mod path;
 mod pipe;
 mod poll;
 mod signal;
+mod socket;
+mod socket_option;
 mod thread;
 mod time;
 mod timer_fd;
@@ -73,6 +77,21 @@ pub type SysResult = Result<u64, Stop>;
 
 /// The call's six arguments as they are in the registers.
 pub type Arguments = [u64; 6];
+
+/// How to write or send.
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    /// When to give up waiting (SO_SNDTIMEO).
+    deadline: Option<Deadline>,
+    /// MSG_NOSIGNAL.
+    quiet: bool,
+    /// O_NONBLOCK or MSG_DONTWAIT.
+    nonblocking: bool,
+}
+
+fn attempt_once<T>(attempt: impl FnOnce() -> Result<T, Errno>) -> Result<T, Stop> {
+    Ok(attempt()?)
+}
 
 /// Who calls: everything a handler may need.
 pub struct Cx<'a> {
@@ -168,24 +187,46 @@ impl Cx<'_> {
         from: &mut Origin<'_>,
         deadline: Option<Deadline>,
         quiet: bool,
+        attempt: impl FnMut(&OpenFile, &mut Origin<'_>) -> Result<usize, Errno>,
+    ) -> SysResult {
+        let deadline = deadline.or_else(|| self.send_deadline(file));
+        self.write_with(file, from, Sending { deadline, quiet, nonblocking: file.nonblocking() }, attempt)
+    }
+
+    /// As [`Cx::write_file`], with everything said.
+    ///
+    /// # Errors
+    /// As [`Cx::wait`].
+    fn write_with(
+        &self,
+        file: &OpenFile,
+        from: &mut Origin<'_>,
+        sending: Sending,
         mut attempt: impl FnMut(&OpenFile, &mut Origin<'_>) -> Result<usize, Errno>,
     ) -> SysResult {
-        let fully = file.object.writes_fully() && !file.nonblocking();
+        let queue = file.object.wait_queue().filter(|_| !sending.nonblocking);
+        let fully = file.object.writes_fully() && queue.is_some();
         let mut done = 0_usize;
         loop {
-            match self.wait_file(file, deadline, || attempt(file, from)) {
+            let attempt = || attempt(file, from);
+            let outcome = match queue {
+                None => attempt_once(attempt),
+                Some(queue) => self
+                    .wait(&[queue], sending.deadline, Restart::WithFlag, attempt)
+                    .and_then(|written| written.ok_or(Stop::Errno(Errno::AGAIN))),
+            };
+            match outcome {
                 Ok(count) => {
                     done += count;
                     if !fully || count == 0 || from.remaining() == 0 {
                         return Ok(done as u64);
                     }
                 }
-                Err(_) if done > 0 => return Ok(done as u64),
                 Err(stop) => {
-                    if stop == Stop::Errno(Errno::PIPE) && !quiet {
+                    if stop == Stop::Errno(Errno::PIPE) && !sending.quiet {
                         self.raise_on_self(libc::SIGPIPE);
                     }
-                    return Err(stop);
+                    return if done > 0 { Ok(done as u64) } else { Err(stop) };
                 }
             }
         }
