@@ -95,7 +95,10 @@ pub struct DirectoryEntry {
 /// A file whose bytes can be mapped into guest memory.
 pub trait Mappable: Object {
     /// The host file behind it; the descriptor lives as long as the object.
-    fn host_file(&self) -> BorrowedFd<'_>;
+    ///
+    /// # Errors
+    /// ENOSPC when it had to be made now and the worker has no descriptor left.
+    fn host_file(&self) -> Result<BorrowedFd<'_>, Errno>;
 
     /// Whether a shared mapping may write to it.
     fn writable(&self) -> bool;

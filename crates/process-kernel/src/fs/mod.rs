@@ -16,6 +16,7 @@ mod operations;
 mod path_file;
 mod permission;
 mod place;
+pub mod tmpfs;
 mod vfs;
 mod walk;
 
@@ -31,7 +32,7 @@ pub use operations::OpenHow;
 pub use path_file::PathFile;
 pub use permission::{Caller, Permission};
 pub use place::{Place, SavedPlace};
-pub use vfs::{DirectoryOpener, Vfs, VfsError, open_by_path};
+pub use vfs::{DirectoryOpener, SavedVfs, Vfs, VfsError, open_by_path};
 pub use walk::{Last, Walk, Walked};
 
 use crate::file::{AccessMode, DirectoryEntry, FileObject, Stat};
@@ -337,5 +338,7 @@ pub fn restore_functions() -> Vec<(&'static str, RestoreFn)> {
         (host_directory::HostNode::KIND, host_directory::HostNode::restore),
         (host_directory::HostFile::KIND, host_directory::HostFile::restore),
         mount::PLACEHOLDER,
+        (tmpfs::TmpfsInode::KIND, tmpfs::TmpfsInode::restore),
+        (tmpfs::TmpfsFile::KIND, tmpfs::TmpfsFile::restore),
     ]
 }

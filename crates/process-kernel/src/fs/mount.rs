@@ -75,6 +75,16 @@ pub struct Mount {
     pub(super) point: PointId,
 }
 
+impl Mount {
+    /// A file system that is mounted nowhere, known by `label`.
+    pub(super) fn detached(label: &str, fs: Arc<dyn FileSystem>) -> Self {
+        Self { id: 1, parent: 1, path: label.to_owned(), writable: true, fs, point: NOWHERE }
+    }
+}
+
+/// Where detached mounts are.
+const NOWHERE: PointId = PointId::MAX;
+
 /// Index of a [`MountPoint`] in its [`MountTree`].
 pub(super) type PointId = usize;
 

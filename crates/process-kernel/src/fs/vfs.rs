@@ -6,18 +6,37 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::host_directory::{HostDirectory, HostDirectoryOptions};
 use super::mount::{MountTree, PointId};
-use super::{FileSystem, Inode, Mount, MountSource, MountTable, Place};
-use crate::file::DirectoryEntry;
+use super::tmpfs::{SavedTmpfs, Tmpfs, TmpfsLimits, TmpfsMount};
+use super::{Caller, FileSystem, Inode, Mount, MountSource, MountTable, Place};
+use crate::file::{AccessMode, DirectoryEntry, OpenFile, StatusFlags};
+use crate::object::{RestoreError, SaveError};
 
 /// The mounted file systems.
 pub struct Vfs {
     tree: MountTree,
     root: Place,
+    /// Where memfd_create's files live; mounted nowhere.
+    memfds: Arc<Mount>,
 }
+
+/// The memfds' place in saved references, which is no path.
+const MEMFDS: &str = "memfd:";
+
+/// Files that memfd_create may make. Their bytes are bounded by the guest's memory limit alone: runtimes make large sparse
+/// ones.
+const MEMFD_LIMITS: TmpfsLimits = TmpfsLimits { bytes: 1 << 46, inodes: 65_536 };
+
+/// Device numbers of trees in memory and synthetic ones: 0 is the major number of all that have no disk.
+const MEMFD_DEVICE: u64 = 1;
+
+/// Saved form of the file systems that are part of a snapshot: each tree in memory by its guest path.
+#[derive(Serialize, Deserialize, Clone, Debug, Default)]
+pub struct SavedVfs(Vec<(String, SavedTmpfs)>);
 
 /// A mount table that can't be mounted.
 #[derive(Debug, Error)]
@@ -69,7 +88,9 @@ impl Default for Vfs {
         let mut tree = MountTree::new();
         let mount = tree.add("/", false, Arc::new(super::mount::Placeholder { ino: 1 }));
         let root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
-        Self { tree, root }
+        let memfds = Tmpfs::new(MEMFDS, MEMFD_DEVICE, MEMFD_LIMITS, 0o700);
+        let memfds = Mount::detached(MEMFDS, Arc::new(TmpfsMount(memfds)));
+        Self { tree, root, memfds: Arc::new(memfds) }
     }
 }
 
@@ -82,8 +103,9 @@ impl Vfs {
         if table.0.first().is_none_or(|first| first.at != "/") {
             return Err(VfsError::NoRoot);
         }
-        let Self { mut tree, mut root } = Self::default();
-        for entry in &table.0 {
+        let Self { mut tree, mut root, memfds } = Self::default();
+        for (index, entry) in table.0.iter().enumerate() {
+            let device = MEMFD_DEVICE + 1 + index as u64;
             check_path(&entry.at)?;
             let fs: Arc<dyn FileSystem> = match &entry.source {
                 MountSource::HostDirectory { path, hidden, cross_devices } => {
@@ -96,6 +118,10 @@ impl Vfs {
                     let failed = |source| VfsError::Open { path: path.clone(), at: entry.at.clone(), source };
                     Arc::new(opened.map_err(failed)?)
                 }
+                MountSource::Tmpfs { bytes, inodes, mode } => {
+                    let limits = TmpfsLimits { bytes: *bytes, inodes: *inodes };
+                    Arc::new(TmpfsMount(Tmpfs::new(&entry.at, device, limits, *mode)))
+                }
                 _ => continue,
             };
             let mount = tree.add(&entry.at, entry.writable, fs);
@@ -103,7 +129,7 @@ impl Vfs {
                 root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
             }
         }
-        Ok(Arc::new(Self { tree, root }))
+        Ok(Arc::new(Self { tree, root, memfds }))
     }
 
     /// "/".
@@ -118,7 +144,54 @@ impl Vfs {
 
     /// The mount at exactly this guest path.
     pub(super) fn mount_by_path(&self, path: &str) -> Option<Arc<Mount>> {
-        self.mounts().find(|mount| mount.path == path).cloned()
+        self.mounts().chain([&self.memfds]).find(|mount| mount.path == path).cloned()
+    }
+
+    fn trees_in_memory(&self) -> impl Iterator<Item = (&str, &Arc<Tmpfs>)> {
+        self.mounts().chain([&self.memfds]).filter_map(|mount| {
+            let tmpfs = mount.fs.as_any().downcast_ref::<TmpfsMount>()?;
+            Some((mount.path.as_str(), &tmpfs.0))
+        })
+    }
+
+    /// memfd_create(2): a file without a place in the tree.
+    ///
+    /// # Errors
+    /// EMFILE when there are too many.
+    pub fn create_memfd(&self, name: &[u8], caller: &Caller, sealable: bool) -> Result<Arc<OpenFile>, Errno> {
+        let tmpfs = self.memfds.fs.as_any().downcast_ref::<TmpfsMount>().ok_or(Errno::NOSYS)?;
+        let label = [b"/memfd:", name, b" (deleted)"].concat();
+        let inode =
+            tmpfs.0.create_memfd(label, (caller.uid, caller.gid), sealable).map_err(|_| Errno::MFILE)?;
+        let place = Place { mount: self.memfds.clone(), inode: inode.clone(), entry: None, point: None };
+        let object = inode.open(&place, AccessMode::ReadWrite, caller)?;
+        Ok(OpenFile::new(object, AccessMode::ReadWrite, StatusFlags::empty()))
+    }
+
+    /// The contents of all trees in memory. The guest's threads are at rest.
+    ///
+    /// # Errors
+    /// [`SaveError`] when a file can't be read.
+    pub fn save(&self) -> Result<SavedVfs, SaveError> {
+        let saved: Result<Vec<_>, SaveError> =
+            self.trees_in_memory().map(|(path, tmpfs)| Ok((path.to_owned(), tmpfs.save()?))).collect();
+        saved.map(SavedVfs)
+    }
+
+    /// Fills the trees in memory, which are fresh, with what was saved; before any object is restored.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the saved form is damaged or does not fit the mount table.
+    pub fn restore(&self, saved: SavedVfs) -> Result<(), RestoreError> {
+        for (path, contents) in saved.0 {
+            let found = self.trees_in_memory().find(|(mounted, _)| *mounted == path);
+            let (_, tmpfs) = found.ok_or_else(|| RestoreError::FileChanged {
+                path: path.clone(),
+                problem: "is no longer mounted in memory",
+            })?;
+            tmpfs.restore(contents)?;
+        }
+        Ok(())
     }
 
     /// The file called `name` in the directory `place`: over the edge of a mount where one is.
@@ -193,7 +266,7 @@ impl Vfs {
             names.push(name);
             directory = parent;
         }
-        let top = entry.is_none().then_some(mount.point);
+        let top = (inode.file_type() == super::FileType::Directory).then_some(mount.point);
         let point =
             names.iter().rev().fold(top, |point, name| point.and_then(|point| self.tree.child(point, name)));
         Place { mount, inode, entry, point }

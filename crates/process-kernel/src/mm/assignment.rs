@@ -138,10 +138,10 @@ impl AddressSpace {
         let source = match &area.backing {
             Backing::Anonymous => Source::Anonymous,
             Backing::File { file, offset, shared: false } => {
-                Source::PrivateFile { file: file.host_file(), offset: *offset }
+                Source::PrivateFile { file: file.host_file()?, offset: *offset }
             }
             Backing::File { file, offset, shared: true } => {
-                Source::SharedFile { file: file.host_file(), offset: *offset }
+                Source::SharedFile { file: file.host_file()?, offset: *offset }
             }
         };
         memory.map(pages, source, protection).map_err(|error| errno_of(&error))

@@ -1,11 +1,13 @@
 //! Descriptors themselves: fcntl, flock, ioctl.
 
+use std::any::Any;
 use std::os::raw::c_long;
 
 use rustix::io::Errno;
 
 use super::{Arguments, Cx, SysResult};
 use crate::file::{AccessMode, Fd, OpenFile, StatusFlags};
+use crate::fs::tmpfs::{Seals, TmpfsFile};
 
 pub(super) fn dispatch(cx: &mut Cx<'_>, number: c_long, a: Arguments) -> Option<SysResult> {
     Some(match number {
@@ -34,11 +36,23 @@ fn fcntl(cx: &Cx<'_>, fd: Fd, command: i32, argument: u64) -> SysResult {
         libc::F_SETFL => file.set_flags(StatusFlags::from_bits_truncate(argument as u32)),
         // Nothing sends SIGIO here, so no one can own it.
         libc::F_GETOWN | libc::F_SETOWN => {}
+        libc::F_GET_SEALS => return Ok(u64::from(in_memory(&file)?.seals().bits())),
+        libc::F_ADD_SEALS => {
+            let seals = u32::try_from(argument).ok().and_then(Seals::from_bits).ok_or(Errno::INVAL)?;
+            in_memory(&file)?.add_seals(seals)?;
+        }
         libc::F_GETPIPE_SZ => return super::pipe::pipe_size(&file),
         libc::F_SETPIPE_SZ => return super::pipe::set_pipe_size(&file, argument),
         _ => return Err(Errno::INVAL.into()),
     }
     Ok(0)
+}
+
+/// # Errors
+/// EINVAL for files that know no seals.
+fn in_memory(file: &OpenFile) -> Result<&TmpfsFile, Errno> {
+    let object: &dyn Any = &*file.object;
+    object.downcast_ref().ok_or(Errno::INVAL)
 }
 
 /// F_GETFL's answer.

@@ -4,7 +4,7 @@ use std::os::raw::c_long;
 
 use rustix::io::Errno;
 
-use super::path::{Target, has, only};
+use super::path::{Target, only};
 use super::{Arguments, Cx, SysResult};
 use crate::file::{Fd, Stat};
 use crate::fs::{FsStatistics, Permission, Place};

@@ -16,6 +16,7 @@ pub(super) fn dispatch(cx: &mut Cx<'_>, number: c_long, a: Arguments) -> Option<
         libc::SYS_openat => open(cx, a[0] as Fd, a[1], a[2], a[3]),
         libc::SYS_creat => open(cx, libc::AT_FDCWD, a[0], CREAT, a[1]),
         libc::SYS_openat2 => openat2(cx, a[0] as Fd, a[1], a[2], a[3]),
+        libc::SYS_memfd_create => memfd_create(cx, a[0], a[1] as u32),
         libc::SYS_close => close(cx, a[0] as Fd),
         libc::SYS_close_range => close_range(cx, a[0] as u32, a[1] as u32, a[2] as u32),
         libc::SYS_dup => dup(cx, a[0] as Fd, 0, false),
@@ -107,6 +108,26 @@ fn openat2(cx: &Cx<'_>, directory: Fd, path: u64, how: u64, size: u64) -> SysRes
         return Ok(cx.install(file, raw.flags & libc::O_CLOEXEC as u64 != 0)?);
     }
     open_at(cx, directory, &path, &how, raw.flags)
+}
+
+/// Longest name of a memfd, bytes: NAME_MAX less "memfd:".
+const MEMFD_NAME_MAX: usize = 249;
+/// MFD_NOEXEC_SEAL and MFD_EXEC: whether it may be run. Mode bits don't stop anything here, so both are taken.
+const MFD_EXECUTION: u32 = 0x8 | 0x10;
+
+fn memfd_create(cx: &Cx<'_>, name: u64, flags: u32) -> SysResult {
+    let known = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_EXECUTION;
+    // Huge pages (MFD_HUGETLB) are not offered.
+    if flags & !known != 0 || flags & MFD_EXECUTION == MFD_EXECUTION {
+        return Err(Errno::INVAL.into());
+    }
+    let name = match cx.mm().read_string(name, MEMFD_NAME_MAX + 1) {
+        Err(Errno::NAMETOOLONG) => return Err(Errno::INVAL.into()),
+        name => name?,
+    };
+    let sealable = flags & (libc::MFD_ALLOW_SEALING | 0x8) != 0;
+    let file = cx.process.vfs.create_memfd(&name, &cx.caller(), sealable)?;
+    Ok(cx.install(file, flags & libc::MFD_CLOEXEC != 0)?)
 }
 
 fn close(cx: &Cx<'_>, fd: Fd) -> SysResult {

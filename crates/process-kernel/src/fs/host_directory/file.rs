@@ -93,8 +93,8 @@ impl Object for HostFile {
 }
 
 impl Mappable for HostFile {
-    fn host_file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+    fn host_file(&self) -> Result<BorrowedFd<'_>, Errno> {
+        Ok(self.file.as_fd())
     }
 
     fn writable(&self) -> bool {
