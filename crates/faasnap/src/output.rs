@@ -90,6 +90,12 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == 0 || value >= 99.95 { format!("{value:.0} {name}") } else { format!("{value:.1} {name}") }
 }
 
+/// A number of things.
+pub(crate) fn count(number: u64, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// Seconds since 1970 as a date and time in UTC.
 pub(crate) fn time(seconds: u64) -> String {
     // Beyond the year 9999 the format has no text; records are checked, but not for that.
@@ -116,6 +122,11 @@ mod tests {
         let expected =
             ["0 B", "999 B", "1.0 KiB", "1.0 KiB", "99.0 MiB", "100 MiB", "250 MiB", "16777216 TiB"];
         assert_eq!(texts, expected);
+    }
+
+    #[test]
+    fn one_is_no_plural() {
+        assert_eq!([0, 1, 2].map(|number| count(number, "file")), ["0 files", "1 file", "2 files"]);
     }
 
     #[test]

@@ -302,6 +302,11 @@ fn help_teaches() {
 }
 
 #[test]
+fn no_command_at_all_shows_the_help() {
+    Session::new().run(&[]).bad(2, &["A first session", "Commands:"]);
+}
+
+#[test]
 fn a_reader_that_stops_is_no_error() {
     let session = Session::with_runtime();
     let mut child =

@@ -101,13 +101,17 @@ fn finish(
     let errors = String::from_utf8_lossy(&errors);
     let text = if errors.trim().is_empty() { output.trim() } else { errors.trim() };
     Err(BuildError::Failed {
-        program: describe(command),
+        program: describe(tool, command),
         status: status_in_words(status),
         output: tail(text),
     })
 }
 
-fn describe(command: &Command) -> String {
+fn describe(tool: Tool, command: &Command) -> String {
+    if command.get_program() != tool.program {
+        // Started by way of something else: the tool's own name says more than that.
+        return tool.program.to_owned();
+    }
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     let text = words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
     if text.len() > 200 { format!("{}...", text.chars().take(200).collect::<String>()) } else { text }

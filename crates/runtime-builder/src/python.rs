@@ -9,7 +9,8 @@ use crate::error::BuildError;
 use crate::progress::Progress;
 use crate::recipe::PythonRecipe;
 
-const LOADER: Tool = Tool { program: "the unpacked Python", package: "libc6" };
+const PIP: Tool = Tool { program: "pip", package: "libc6" };
+const COMPILER: Tool = Tool { program: "the compiler of Python modules", package: "libc6" };
 
 /// A Python package that was installed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -70,7 +71,7 @@ impl<'a> Interpreter<'a> {
             command.env("SSL_CERT_FILE", certificates);
         }
         command.arg("--target").arg(target).args(requirements);
-        run(LOADER, &mut command, |_| {}).map(drop)
+        run(PIP, &mut command, |_| {}).map(drop)
     }
 
     /// Compiles every module below `folders` (relative to the root). The root is read-only for functions, so what is not
@@ -84,7 +85,7 @@ impl<'a> Interpreter<'a> {
         // Tracebacks name files as the guest sees them.
         command.arg("-s").arg(self.root).args(["-p", "/"]);
         command.args(folders.iter().map(|folder| self.root.join(folder)).filter(|folder| folder.exists()));
-        run(LOADER, &mut command, |_| {}).map(drop)
+        run(COMPILER, &mut command, |_| {}).map(drop)
     }
 }
 

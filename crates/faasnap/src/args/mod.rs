@@ -48,9 +48,10 @@ pub(crate) struct Arguments {
 /// What every command takes.
 #[derive(Debug, Args)]
 pub(crate) struct GlobalArguments {
-    /// Where runtimes, functions and snapshots are kept [default: faasnap in the XDG data directory, that is
-    /// $XDG_DATA_HOME/faasnap or ~/.local/share/faasnap]
-    #[arg(long, global = true, value_name = "DIR", env = store::HOME_VARIABLE, hide_env_values = true)]
+    /// Where runtimes, functions and snapshots are kept [default: $FAASNAP_HOME, else faasnap in the XDG data directory,
+    /// that is $XDG_DATA_HOME/faasnap or ~/.local/share/faasnap]
+    // Not clap's own `env`: with it a set variable would count as an argument, and `faasnap` alone would show no help.
+    #[arg(long, global = true, value_name = "DIR")]
     pub(crate) home: Option<PathBuf>,
 }
 

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::Outcome;
 use crate::args::DoctorArguments;
 use crate::doctor::{Finding, State, examine};
-use crate::output::{print, print_json};
+use crate::output::{count, print, print_json};
 
 pub(super) fn run(home: &Path, arguments: &DoctorArguments) -> Result<Outcome> {
     let findings = examine(home);
@@ -41,10 +41,10 @@ fn text(findings: &[Finding]) -> String {
             }
         }
     }
-    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
-    lines.push(match (count(State::Missing), count(State::Limited)) {
+    let number = |state| findings.iter().filter(|finding| finding.state == state).count();
+    lines.push(match (number(State::Missing), number(State::Limited)) {
         (0, 0) => "Everything is in place.".to_owned(),
-        (0, notes) => format!("Functions can run here; {notes} notes above."),
+        (0, notes) => format!("Functions can run here; see the {} above.", count(notes as u64, "note")),
         (bad, _) => format!("Functions can't run here until what is marked BAD is mended ({bad})."),
     });
     lines.join("\n")

@@ -7,7 +7,7 @@ use store::{CodeSource, Function, FunctionConfig, FunctionName, NewFunction, Sto
 
 use super::{Outcome, verified};
 use crate::args::{CreateFunction, FunctionCommand, OutputArguments, environment};
-use crate::output::{Table, bytes, print, print_json, report, time};
+use crate::output::{Table, bytes, count, print, print_json, report, time};
 
 pub(super) fn run(store: &Store, command: FunctionCommand) -> Result<Outcome> {
     match command {
@@ -43,7 +43,8 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
         print_json(&function)?;
     } else {
         let size = bytes(function.code.bytes);
-        print(&format!("function {} is stored ({size}, {} files)", function.name, function.code.entries))?;
+        let files = count(function.code.entries, "file");
+        print(&format!("function {} is stored ({size}, {files})", function.name))?;
     }
     Ok(Outcome::Good)
 }
@@ -109,7 +110,7 @@ fn describe(store: &Store, function: &Function) -> Result<String> {
         std::iter::once(("code", &function.code)).chain(function.layers.iter().map(|layer| ("layer", layer)));
     for (what, tree) in trees {
         let digest = tree.digest.short(16);
-        lines.push(format!("{what:<9} {digest}, {}, {} files", bytes(tree.bytes), tree.entries));
+        lines.push(format!("{what:<9} {digest}, {}, {}", bytes(tree.bytes), count(tree.entries, "file")));
     }
     for snapshot in store.snapshots(&function.name)? {
         let (size, created) = (bytes(snapshot.bytes_on_disk), time(snapshot.created));

@@ -9,7 +9,7 @@ use store::{Package, Runtime, RuntimeName, RuntimeOrigin, Store, StoreError, Whe
 
 use super::{Outcome, verified};
 use crate::args::{BuildRuntime, ImportRuntime, OutputArguments, RuntimeCommand};
-use crate::output::{Table, bytes, print, print_json, report, time};
+use crate::output::{Table, bytes, count, print, print_json, report, time};
 use crate::progress::BuildProgress;
 
 pub(super) fn run(store: &Store, command: RuntimeCommand) -> Result<Outcome> {
@@ -123,7 +123,8 @@ fn announce(runtime: &Runtime, state: &str, output: &OutputArguments) -> Result<
         print_json(runtime)?;
     } else {
         let size = bytes(runtime.root.bytes);
-        print(&format!("runtime {} {state} ({size}, {} files)", runtime.name, runtime.root.entries))?;
+        let files = count(runtime.root.entries, "file");
+        print(&format!("runtime {} {state} ({size}, {files})", runtime.name))?;
     }
     Ok(Outcome::Good)
 }
