@@ -314,3 +314,29 @@ fn a_reader_that_stops_is_no_error() {
     drop(child.stdout.take());
     assert!(child.wait().unwrap().success());
 }
+
+#[test]
+fn a_writer_killed_at_any_point_leaves_the_last_good_state() {
+    use std::time::Duration;
+    let session = Session::with_runtime();
+    for file in 0..40 {
+        session.write(&format!("code/lib/module{file}.py"), &"x = 1\n".repeat(2000));
+    }
+    session.line(CREATE).good();
+    let replace = format!("{CREATE} --replace");
+    for round in 0..30u64 {
+        session.write("code/app.py", &format!("round = {round}\n"));
+        let words: Vec<_> = replace.split(' ').collect();
+        let mut writer = session.command(&words).stdout(std::process::Stdio::null()).spawn().unwrap();
+        // From "before it began" to "after it ended", whatever the machine's speed: what is asserted holds at any time.
+        std::thread::sleep(Duration::from_micros(round * 700));
+        writer.kill().unwrap();
+        writer.wait().unwrap();
+        // Old or new, and whole.
+        session.line("function show hello --verify").good();
+    }
+    // What the killed ones left goes with the next writer that is not killed.
+    session.line(&replace).good();
+    let count = |part: &str| fs::read_dir(session.path("home").join(part)).unwrap().count();
+    assert_eq!((count("staging"), count("trees"), count("functions"), count("trash")), (0, 1, 1, 0));
+}
