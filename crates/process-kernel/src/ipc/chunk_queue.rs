@@ -38,14 +38,6 @@ impl<A> Chunk<A> {
     }
 }
 
-/// A message taken from the queue's front.
-pub struct Message<A> {
-    /// Its bytes.
-    pub bytes: Vec<u8>,
-    /// What came along.
-    pub attached: Option<A>,
-}
-
 /// One chunk in a snapshot; the attachment in the form that its owner saves.
 #[derive(Serialize, Deserialize)]
 pub struct SavedChunk<S> {
@@ -219,15 +211,6 @@ impl<A: Clone> ChunkQueue<A> {
         Ok((count, self.chunks.front().and_then(|chunk| chunk.attached.clone())))
     }
 
-    /// Takes the first chunk whole.
-    pub fn pop(&mut self) -> Option<Message<A>> {
-        let chunk = self.chunks.pop_front()?;
-        self.charge.shrink(chunk.cost());
-        self.bytes -= chunk.unread().len();
-        let bytes = if chunk.start == 0 { chunk.bytes } else { chunk.unread().to_vec() };
-        Some(Message { bytes, attached: chunk.attached })
-    }
-
     fn drop_first(&mut self) {
         if let Some(chunk) = self.chunks.pop_front() {
             self.charge.shrink(chunk.cost());
@@ -319,7 +302,7 @@ mod tests {
         assert_eq!(read(&mut queue, 2).0, b"on");
         assert_eq!(read(&mut queue, 2).0, b"");
         assert_eq!(queue.first_len(), 5);
-        assert_eq!(queue.pop().unwrap().bytes, b"three");
+        assert_eq!(read(&mut queue, 9).0, b"three");
         assert_eq!((queue.len(), account.used()), (0, 0));
     }
 

@@ -37,6 +37,13 @@ pub enum UnixAddress {
     Abstract(Vec<u8>),
     /// In the file tree, as the program wrote it.
     Path(Vec<u8>),
+    /// A path that the system-call layer has followed to a socket's inode.
+    File {
+        /// As the program wrote it.
+        path: Vec<u8>,
+        /// Device and inode number.
+        inode: (u64, u64),
+    },
 }
 
 /// A socket's address.
@@ -138,7 +145,7 @@ impl SocketAddress {
                         bytes.push(0);
                         bytes.extend(name);
                     }
-                    UnixAddress::Path(path) => {
+                    UnixAddress::Path(path) | UnixAddress::File { path, .. } => {
                         bytes.extend(path);
                         bytes.push(0);
                     }

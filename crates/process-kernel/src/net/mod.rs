@@ -8,7 +8,10 @@ mod address;
 mod attached;
 mod connection;
 mod files;
+mod mailbox;
+mod names;
 mod options;
+mod outside;
 mod ports;
 mod service;
 mod socket;
@@ -16,6 +19,9 @@ mod tcp;
 #[cfg(test)]
 mod testing;
 mod transport;
+mod udp;
+mod unix_datagram;
+mod unix_stream;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -27,15 +33,22 @@ use rustix::io::Errno;
 
 pub use address::{Family, MAX_LENGTH as MAX_ADDRESS_LENGTH, SocketAddress, UnixAddress};
 pub use options::SocketOptions;
+pub use outside::OutsidePolicy;
 pub use service::{ConnectionId, LoopbackService, ServiceHandle};
 pub use socket::{Credentials, Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
 pub use tcp::TcpSocket;
+pub use udp::UdpSocket;
+pub use unix_datagram::UnixDatagram;
+pub use unix_stream::UnixStream;
 
 use crate::file::FileObject;
 use crate::ipc::Ipc;
 use crate::object::RestoreFn;
 use crate::wait::WaitQueue;
 use connection::Connection;
+use mailbox::Mailbox;
+use names::Names;
+use outside::{OutsideDatagrams, OutsideStream};
 use ports::Ports;
 use service::ServiceConnection;
 use transport::Transport;
@@ -45,6 +58,10 @@ pub struct Network {
     /// Buffers, timers and inode numbers.
     pub(crate) ipc: Arc<Ipc>,
     tcp: Arc<Ports<TcpSocket>>,
+    udp: Arc<Ports<UdpSocket>>,
+    names: Arc<Names>,
+    /// What may be reached outside; `None` while the network is switched off.
+    outside: RwLock<Option<Arc<OutsidePolicy>>>,
     /// Sockets that wait for room in a listener's backlog.
     connecting: Mutex<Vec<Weak<TcpSocket>>>,
     services: RwLock<BTreeMap<u16, Arc<dyn LoopbackService>>>,
@@ -58,6 +75,9 @@ impl Network {
         Arc::new(Self {
             ipc: ipc.clone(),
             tcp: Ports::new(),
+            udp: Ports::new(),
+            names: Arc::default(),
+            outside: RwLock::default(),
             connecting: Mutex::default(),
             services: RwLock::default(),
             service_connections: Mutex::default(),
@@ -117,17 +137,35 @@ impl Network {
         }
     }
 
+    /// Switches the network on: what `policy` permits can be reached through the host.
+    pub fn allow_outside(&self, policy: OutsidePolicy) {
+        *self.outside.write() = Some(Arc::new(policy));
+    }
+
+    fn outside(&self) -> Result<Arc<OutsidePolicy>, Errno> {
+        self.outside.read().clone().ok_or(Errno::NETUNREACH)
+    }
+
     /// Starts a connection to the outside.
     ///
     /// # Errors
-    /// ENETUNREACH while the network is switched off.
+    /// ENETUNREACH while the network is switched off, else as [`OutsidePolicy::check`] and the host's.
     fn connect_outside(
         &self,
-        _remote: SocketAddr,
-        _options: &SocketOptions,
-        _queue: &Arc<WaitQueue>,
+        remote: SocketAddr,
+        options: &SocketOptions,
+        queue: &Arc<WaitQueue>,
     ) -> Result<(Arc<dyn Transport>, SocketAddr), Errno> {
-        Err(Errno::NETUNREACH)
+        self.outside()?.check(remote)?;
+        OutsideStream::connect(&self.ipc.reactor, remote, options, queue)
+    }
+
+    /// The way out for a UDP socket.
+    ///
+    /// # Errors
+    /// ENETUNREACH while the network is switched off, else the host's.
+    fn open_datagrams(&self, family: Family, queue: &Arc<WaitQueue>) -> Result<Arc<OutsideDatagrams>, Errno> {
+        OutsideDatagrams::open(&self.ipc.reactor, &self.outside()?, family, queue)
     }
 }
 
@@ -140,12 +178,19 @@ pub fn create(
     family: Family,
     socket_type: SocketType,
     protocol: i32,
-    _credentials: Credentials,
+    credentials: Credentials,
 ) -> Result<Arc<dyn FileObject>, Errno> {
     match (family, socket_type, protocol) {
         (Family::Inet | Family::Inet6, SocketType::Stream, 0 | libc::IPPROTO_TCP) => {
             Ok(TcpSocket::new(network, family))
         }
+        (Family::Inet | Family::Inet6, SocketType::Datagram, 0 | libc::IPPROTO_UDP) => {
+            Ok(UdpSocket::new(network, family))
+        }
+        (Family::Unix, SocketType::Datagram, 0 | libc::PF_UNIX) => {
+            Ok(UnixDatagram::new(network, credentials))
+        }
+        (Family::Unix, _, 0 | libc::PF_UNIX) => Ok(UnixStream::new(network, socket_type, credentials)),
         (Family::Inet | Family::Inet6, SocketType::SequencedPacket, _) => Err(Errno::SOCKTNOSUPPORT),
         _ => Err(Errno::PROTONOSUPPORT),
     }
@@ -156,15 +201,31 @@ pub fn create(
 /// # Errors
 /// EPROTONOSUPPORT.
 pub fn create_pair(
-    _network: &Arc<Network>,
-    _socket_type: SocketType,
-    _protocol: i32,
-    _credentials: Credentials,
+    network: &Arc<Network>,
+    socket_type: SocketType,
+    protocol: i32,
+    credentials: Credentials,
 ) -> Result<[Arc<dyn FileObject>; 2], Errno> {
-    Err(Errno::PROTONOSUPPORT)
+    match (socket_type, protocol) {
+        (SocketType::Datagram, 0 | libc::PF_UNIX) => {
+            Ok(UnixDatagram::pair(network, credentials).map(|socket| socket as Arc<dyn FileObject>))
+        }
+        (_, 0 | libc::PF_UNIX) => {
+            let pair = UnixStream::pair(network, socket_type, credentials);
+            Ok(pair.map(|socket| socket as Arc<dyn FileObject>))
+        }
+        _ => Err(Errno::PROTONOSUPPORT),
+    }
 }
 
 /// How the object kinds of this module are restored.
 pub fn registry() -> Vec<(&'static str, RestoreFn)> {
-    vec![(Connection::KIND, Connection::restore as RestoreFn), (TcpSocket::KIND, TcpSocket::restore)]
+    vec![
+        (Connection::KIND, Connection::restore as RestoreFn),
+        (Mailbox::KIND, Mailbox::restore),
+        (TcpSocket::KIND, TcpSocket::restore),
+        (UdpSocket::KIND, UdpSocket::restore),
+        (UnixDatagram::KIND, UnixDatagram::restore),
+        (UnixStream::KIND, UnixStream::restore),
+    ]
 }
