@@ -4,8 +4,8 @@
 //! guest finds; what it hasn't, the guest's own fault reads from the same file. Nothing is ever remapped, so the guest
 //! can't lose a write; populating a page that the guest has already touched changes nothing.
 //!
-//! For each chunk of the file, in order: ask for a later piece of the file without waiting; read the chunk and compare its
-//! checksum; fill the host's page tables for the guest's pages behind it. Pages that the recorded invocation wrote get
+//! For each chunk of the file, in order: ask for a later piece of the file without waiting (or leave that to the kernel's
+//! readahead, where the device's window is large: it then uses large folios); read the chunk and compare its checksum; fill the host's page tables for the guest's pages behind it. Pages that the recorded invocation wrote get
 //! their private copy now, so that the guest's write doesn't fault; zero pages that it touched get memory now.
 
 use std::fs::File;
@@ -111,11 +111,20 @@ impl LoaderJob {
     /// Asks for the first pages, without waiting for them.
     pub fn ask_first(&self) {
         let file = self.file();
-        // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
-        let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
-        for chunk in chunks(&self.regions()).iter().take(AHEAD_CHUNKS) {
+        let first = if self.kernel_reads_ahead() { 1 } else { AHEAD_CHUNKS };
+        if !self.kernel_reads_ahead() {
+            // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
+            let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
+        }
+        for chunk in chunks(&self.regions()).iter().take(first) {
             ask(file, chunk);
         }
+    }
+
+    /// Whether reading ahead is left to the kernel: it can for the compact file, which is read from start to end, when the
+    /// device's window is large enough to keep the disk busy.
+    fn kernel_reads_ahead(&self) -> bool {
+        self.memory_file.is_none() && self.set.has_large_window()
     }
 
     fn file(&self) -> &File {
@@ -215,7 +224,9 @@ fn load(job: &LoaderJob, stop: &AtomicBool, loaded_bytes: &mut u64) -> Result<()
         }
         let wanted = (index + AHEAD_CHUNKS).min(chunks.len());
         for later in chunks.get(asked..wanted).unwrap_or_default() {
-            ask(file, later);
+            if !job.kernel_reads_ahead() {
+                ask(file, later);
+            }
         }
         asked = asked.max(wanted);
         // While the disk works.

@@ -22,6 +22,8 @@ pub struct DiskProfile {
     pub request_ns: u64,
     /// One more page in a read.
     pub page_ns: u64,
+    /// The device's readahead window in bytes; 0 where the kernel doesn't say.
+    pub readahead_bytes: u64,
 }
 
 impl DiskProfile {
@@ -43,8 +45,23 @@ impl DiskProfile {
             .map(|page: PageIndex| PageRange::new(page, PageCount(1)))
             .collect();
         let single_ns = timed(file, &singles)? / (singles.len() as u64).max(1);
-        Ok(Self { request_ns: single_ns.saturating_sub(page_ns), page_ns })
+        Ok(Self {
+            request_ns: single_ns.saturating_sub(page_ns),
+            page_ns,
+            readahead_bytes: readahead_bytes(file)?,
+        })
     }
+}
+
+/// The readahead window of the device that `file` is on.
+fn readahead_bytes(file: &File) -> io::Result<u64> {
+    let device = rustix::fs::fstat(file)?.st_dev;
+    let node = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    // A partition has its setting one level up, with the disk.
+    let text = ["bdi/read_ahead_kb", "../bdi/read_ahead_kb"]
+        .iter()
+        .find_map(|place| std::fs::read_to_string(format!("{node}/{place}")).ok());
+    Ok(text.and_then(|text| text.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10))
 }
 
 /// How long it takes to read `runs` from the disk, all asked for at once.

@@ -26,6 +26,12 @@ const HEADER_BYTES: usize = 64;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
+/// What a page costs less when the kernel reads ahead in large folios than when it is asked for (measured: 1.23 against
+/// 0.95 GiB/s).
+const LONG_READ_GAIN_NS: u64 = 900;
+/// A readahead window from which on the kernel keeps the disk busy by itself.
+const LARGE_WINDOW_BYTES: u64 = 1 << 20;
+
 /// Pages of data that share a checksum, and that the loader reads at once (256 KiB).
 pub(crate) const CHUNK: PageCount = PageCount(64);
 
@@ -118,10 +124,19 @@ impl LoadingSet {
         self.disk
     }
 
-    /// Whether mapping every region from this file pays: reading its pages from where they lie in the memory file takes a
-    /// separate read for each region, but no mapping. Mapping delays the guest; reading goes on beside it and counts half.
+    /// Whether mapping every region from this file pays. Reading its pages from where they lie in the memory file takes a
+    /// separate read for each region and leaves the kernel no long reads, but needs no mapping. Mapping delays the guest;
+    /// reading goes on beside it and counts half.
     pub(crate) fn is_worth_mapping(&self) -> bool {
-        self.disk.request_ns / 2 > CostModel::default().region_ns
+        let regions = self.regions.len() as u64;
+        let long_reads = if self.has_large_window() { LONG_READ_GAIN_NS } else { 0 };
+        let reading = regions.saturating_mul(self.disk.request_ns) + self.page_count().0 * long_reads;
+        reading / 2 > regions.saturating_mul(CostModel::default().region_ns)
+    }
+
+    /// Whether the kernel's own readahead, with its large folios, is faster on this file than asking for pieces.
+    pub(crate) fn has_large_window(&self) -> bool {
+        self.disk.readahead_bytes >= LARGE_WINDOW_BYTES
     }
 
     /// How many pages the file holds.
