@@ -1,6 +1,7 @@
 //! One vCPU: registers in, guest code, exit out.
 
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use kvm_bindings::{
     CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_sregs,
@@ -106,9 +107,9 @@ impl Vcpu {
         self.vcpu.set_xcrs(&xcrs).map_err(during("KVM_SET_XCRS"))
     }
 
-    /// Makes the guest's time-stamp counter the host's, where KVM keeps an offset (software KVM has none: the guest reads
-    /// the host's counter anyway).
-    pub fn follow_host_tsc(&self) {
+    /// Makes the guest's time-stamp counter the host's and returns its ticks per millisecond; `None` when it can't be made
+    /// so (hardware KVM before Linux 5.16). Software KVM has no offset: its guests read the host's counter anyway.
+    pub fn follow_host_tsc(&self) -> Option<u32> {
         let offset = 0u64;
         let attribute = kvm_device_attr {
             group: KVM_VCPU_TSC_CTRL,
@@ -119,7 +120,10 @@ impl Vcpu {
         // kvm-ioctls offers this ioctl for vCPUs on other architectures only.
         // SAFETY: the attribute is a live, correctly laid out structure that points to 8 readable bytes; the kernel keeps
         // neither pointer. A kernel without the attribute answers ENXIO and changes nothing.
-        unsafe { libc::ioctl(self.vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) };
+        let set =
+            unsafe { libc::ioctl(self.vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) } == 0;
+        let software = Path::new("/sys/module/kvm_pvm").exists();
+        if set || software { self.vcpu.get_tsc_khz().ok() } else { None }
     }
 
     /// Vector and floating-point state, in the standard format of XSAVE (4096 bytes).

@@ -44,6 +44,8 @@ pub(crate) struct SpareCpu {
     vcpu: Vcpu,
     fresh: kvm_sregs,
     features: u64,
+    /// Ticks per millisecond of its time-stamp counter, if that is the host's.
+    pub tsc_khz: Option<u32>,
 }
 
 impl SpareCpu {
@@ -60,8 +62,8 @@ impl SpareCpu {
         ])?;
         let features = host_features();
         vcpu.set_xcr0(features)?;
-        vcpu.follow_host_tsc();
-        Ok(Self { vcpu, fresh, features })
+        let tsc_khz = vcpu.follow_host_tsc();
+        Ok(Self { vcpu, fresh, features, tsc_khz })
     }
 
     /// Gives the vCPU its page (already written, see [`entry::write_cpu_page`]) and the page tables at `root`.

@@ -1,15 +1,15 @@
 //! The few supervisor pages that a vCPU needs to leave CPL3: entry stubs, descriptor tables, an exception stack.
 //!
-//! The stubs are the same for all vCPUs: `out imm8, al; hlt`. The port tells which event it was. The VMM never lets a stub
-//! run on: it sets the registers of CPL3 and enters again. Selectors are Linux's own (some programs look at CS).
+//! The stubs are the same for all vCPUs. An exception's is `out imm8, al; hlt`, whose port is the vector. The one that
+//! `syscall` enters stores to the doorbell, a page without a memory slot, because software KVM runs that stub with the rights
+//! of CPL3, where `out` faults (docs/process-guest.md). The VMM never lets a stub run on: it sets the registers of CPL3 and
+//! enters again. A program that jumps to a stub, or stores to the doorbell, makes a strange system call, no more. Selectors
+//! are Linux's own (some programs look at CS).
 
 use guest_memory::{AccessError, GuestMemory};
 use machine::{kvm_dtable, kvm_segment, kvm_sregs};
 use pages::{GuestPhysical, PageIndex};
 use process_kernel::mm::layout::{self, SUPERVISOR_BASE};
-
-/// The port of the system-call stub; exception vector `v` has port `v`.
-pub(crate) const SYSCALL_PORT: u16 = 0x80;
 
 const STUB_PAGE: PageIndex = PageIndex(layout::STUB_PAGE);
 const IDT_PAGE: PageIndex = PageIndex(3);
@@ -20,6 +20,7 @@ const STUB_SIZE: u64 = 16;
 const VECTORS: u64 = 32;
 
 const KERNEL_CODE: u16 = 0x10;
+#[cfg(test)]
 const KERNEL_DATA: u16 = 0x18;
 const USER_CODE_32: u16 = 0x23;
 const USER_DATA: u16 = 0x2b;

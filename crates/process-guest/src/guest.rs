@@ -87,6 +87,7 @@ pub struct SavedGuest {
 pub(crate) struct VcpuThreads {
     vm: Arc<Vm>,
     this: Weak<Self>,
+    tsc_khz: Option<u32>,
     next_id: AtomicU64,
     cpus: Mutex<Cpus>,
     /// When guest code was left for the first time: host CLOCK_MONOTONIC in nanoseconds, or 0.
@@ -171,6 +172,10 @@ impl Hooks for VcpuThreads {
             .map(|_| ())
             .map_err(|_| Errno::AGAIN)
     }
+
+    fn tsc_khz(&self) -> Option<u32> {
+        self.tsc_khz
+    }
 }
 
 /// A virtual machine with an empty process guest in it: what a pool keeps ready.
@@ -188,11 +193,14 @@ impl ProcessGuest {
     pub fn new(kvm: &Kvm) -> Result<Self, GuestError> {
         let memory = Arc::new(GuestMemory::reserve(RESERVED).map_err(GuestError::Reserve)?);
         let vm = Arc::new(kvm.create_vm(memory.clone())?);
+        // Every guest needs one, and it tells how the time-stamp counter runs.
+        let first = SpareCpu::new(&vm, 0)?;
         let hooks = Arc::new_cyclic(|this| VcpuThreads {
             vm: vm.clone(),
             this: this.clone(),
-            next_id: AtomicU64::new(0),
-            cpus: Mutex::new(Cpus::default()),
+            tsc_khz: first.tsc_khz,
+            next_id: AtomicU64::new(1),
+            cpus: Mutex::new(Cpus { spare: vec![first], ..Cpus::default() }),
             first_exit: Arc::default(),
         });
         Ok(Self { vm, memory, hooks })

@@ -103,7 +103,7 @@ fn transplant(
     let new = ProcessGuest::new(kvm).unwrap();
     new.make_ready(1, PageCount(image.page_count.0)).unwrap();
     let revival = new.revive(saved, &mounts(), &open_by_path).unwrap();
-    copy_memory(old.memory(), new.memory(), &image, &revival.mapped_files().descriptors());
+    copy_memory(old.memory(), new.memory(), &image, &revival.mapped_files().descriptors().unwrap());
     process.exit(ExitStatus::Code(0));
     process.wait_ended(Some(Duration::from_secs(10))).expect("the old guest ends");
     let log = collect_log(&revival.context().ipc);

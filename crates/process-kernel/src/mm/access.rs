@@ -119,19 +119,6 @@ impl Mm {
         if done == bytes.len() { Ok(()) } else { Err(Errno::FAULT) }
     }
 
-    /// Writes where the program itself may only read (loading a program, the vDSO's data).
-    ///
-    /// # Errors
-    /// EFAULT when no page is there.
-    pub fn write_protected(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let page = {
-            let space = self.space.read();
-            space.assigned.page(address).ok_or(Errno::FAULT)?
-        };
-        let physical = page.address() + (address & (PAGE_SIZE - 1));
-        self.memory.write(physical, bytes).map_err(|_| Errno::FAULT)
-    }
-
     /// Reads a value.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub mod layout {
     pub const PROGRAM_BASE: u64 = 0x5555_5555_4000;
     /// Program interpreters (the dynamic loader) are loaded from here.
     pub const INTERPRETER_BASE: u64 = 0x7f7f_c000_0000;
+    /// The vDSO goes here if it can: above the loaded interpreter, below the stack.
+    pub const VDSO_HINT: u64 = 0x7f7f_ef00_0000;
     /// Supervisor pages: guest-physical page `g` of the kernel's own appears at `SUPERVISOR_BASE + g`.
     pub const SUPERVISOR_BASE: u64 = 0x7f80_0000_0000;
     /// Guest-physical pages below this belong to the entry stubs and the page-table root.

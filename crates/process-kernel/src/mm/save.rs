@@ -17,7 +17,7 @@ use super::assignment::{Assignments, Extent, protection_for};
 use super::page_tables::PageTables;
 use super::physical::PhysicalPages;
 use super::vma::{Access, Backing, Vma, VmaMap};
-use super::{AddressSpace, MemorySlots, Mm};
+use super::{AddressSpace, MemorySlots, Mm, errno_of};
 use crate::file::Mappable;
 use crate::object::{ObjectId, RestoreError, Restorer, SaveError, Saver};
 
@@ -156,8 +156,7 @@ impl Mm {
             }
         }
         let regions = with_supervisor_pages(regions, &space.physical);
-        let candidates =
-            self.candidates(&regions, &files).map_err(|error| failed(super::errno_of(&error)))?;
+        let candidates = self.candidates(&regions, &files).map_err(failed)?;
         let image = MemoryImage { page_count: space.physical.used(), regions, candidates };
         let saved = SavedMm {
             areas,
@@ -175,7 +174,7 @@ impl Mm {
         &self,
         regions: &[ImageRegion],
         files: &[Arc<dyn Mappable>],
-    ) -> Result<Vec<PageRange>, guest_memory::MapError> {
+    ) -> Result<Vec<PageRange>, Errno> {
         let mut runs = Vec::new();
         for region in regions {
             match region.source {
@@ -183,27 +182,34 @@ impl Mm {
                 ImageSource::Memory if self.restored => {
                     region.range.iter().for_each(|page| push_page(&mut runs, page))
                 }
-                ImageSource::Memory => self.memory.page_states(region.range, |page, state| {
-                    if state.present || state.swapped {
-                        push_page(&mut runs, page);
-                    }
-                })?,
+                ImageSource::Memory => self
+                    .memory
+                    .page_states(region.range, |page, state| {
+                        if state.present || state.swapped {
+                            push_page(&mut runs, page);
+                        }
+                    })
+                    .map_err(|error| errno_of(&error))?,
                 ImageSource::File { shared: true, .. } => {}
                 ImageSource::File { file, offset, .. } if self.restored => {
                     if let Some(file) = files.get(file as usize) {
+                        let file = file.host_file()?;
                         for page in region.range.iter() {
                             let at = offset + (page.0 - region.range.start.0) * PAGE_SIZE;
-                            if self.differs(page, file.host_file(), at) {
+                            if self.differs(page, file, at) {
                                 push_page(&mut runs, page);
                             }
                         }
                     }
                 }
-                ImageSource::File { .. } => self.memory.page_states(region.range, |page, state| {
-                    if state.is_private() {
-                        push_page(&mut runs, page);
-                    }
-                })?,
+                ImageSource::File { .. } => self
+                    .memory
+                    .page_states(region.range, |page, state| {
+                        if state.is_private() {
+                            push_page(&mut runs, page);
+                        }
+                    })
+                    .map_err(|error| errno_of(&error))?,
             }
         }
         Ok(runs)
@@ -256,7 +262,10 @@ pub struct MappedFiles(Vec<Arc<dyn Mappable>>);
 
 impl MappedFiles {
     /// Their host descriptors, in the order that [`ImageSource::File`] counts.
-    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+    ///
+    /// # Errors
+    /// The host's, when one can't be opened.
+    pub fn descriptors(&self) -> Result<Vec<BorrowedFd<'_>>, Errno> {
         self.0.iter().map(|file| file.host_file()).collect()
     }
 }

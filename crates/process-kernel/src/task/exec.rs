@@ -161,6 +161,8 @@ pub fn start_main_thread(
     let failed = |errno| ExecError { path: request.path.clone(), errno };
     let resolved = resolve(process, request).map_err(failed)?;
     let cpu = install(process, request, &resolved).map_err(failed)?;
+    process.refresh_vdso();
+    vdso::keep_fresh(process);
     let thread = Thread::new(process.new_tid(), thread_name(&resolved.path), ThreadSignals::default());
     process.add_thread(&thread).map_err(failed)?;
     Ok((thread, cpu))
@@ -193,7 +195,9 @@ pub fn exec(
     thread.clear_child_tid.store(0, std::sync::atomic::Ordering::SeqCst);
     thread.robust_list.store(0, std::sync::atomic::Ordering::SeqCst);
     *thread.name.lock() = thread_name(&resolved.path);
-    Ok(process.mm.clear().and_then(|()| install(process, request, &resolved)))
+    let installed = process.mm.clear().and_then(|()| install(process, request, &resolved));
+    process.refresh_vdso();
+    Ok(installed)
 }
 
 impl Process {

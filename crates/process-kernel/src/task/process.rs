@@ -21,6 +21,7 @@ use crate::fs::{FsContext, Vfs};
 use crate::ipc::Ipc;
 use crate::mm::Mm;
 use crate::net::Network;
+use crate::vdso::VdsoClock;
 
 /// What the process needs from whoever runs it: vCPUs for threads.
 pub trait Hooks: Send + Sync {
@@ -35,6 +36,11 @@ pub trait Hooks: Send + Sync {
         cpu: CpuState,
         fpu: Vec<u8>,
     ) -> Result<(), Errno>;
+
+    /// Ticks per millisecond of the guest's time-stamp counter; `None` unless it reads as the host's.
+    fn tsc_khz(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// Who the process is.
@@ -131,6 +137,8 @@ pub struct Process {
     pub futexes: FutexTable,
     /// The program that runs: path, arguments and the like, for /proc.
     pub program: Mutex<ProgramImage>,
+    /// The vDSO's clock.
+    vdso: VdsoClock,
     /// What was asked for and is not there.
     pub unsupported: UnsupportedCalls,
     /// The way to vCPUs.
@@ -195,6 +203,7 @@ impl Process {
             signals,
             futexes: FutexTable::default(),
             program: Mutex::new(program),
+            vdso: VdsoClock::new(parts.hooks.tsc_khz()),
             unsupported: UnsupportedCalls::default(),
             hooks: parts.hooks,
             threads: Mutex::new(BTreeMap::new()),
@@ -204,6 +213,12 @@ impl Process {
         let source = ProcessSignalSource(Arc::downgrade(&process));
         process.ipc.signals.set_source(Arc::new(source));
         process
+    }
+
+    /// Writes the vDSO's data page: after a restore, at each invocation, and every second in between.
+    pub fn refresh_vdso(&self) {
+        let image = self.program.lock().vdso;
+        self.vdso.refresh(&self.mm, &self.clock, image);
     }
 
     /// A thread id that was never given out; the first is the process id.

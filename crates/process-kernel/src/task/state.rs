@@ -160,6 +160,8 @@ impl Revival {
         for (thread, _) in &threads {
             process.add_thread(thread).map_err(refused)?;
         }
+        process.refresh_vdso();
+        crate::vdso::keep_fresh(&process);
         Ok((process, threads))
     }
 }
