@@ -16,6 +16,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
+pub(crate) use snapshot::{SnapshotCommand, SnapshotReference};
 pub(crate) use values::environment;
 
 /// Functions in KVM virtual machines, restored from snapshots.
@@ -63,6 +64,9 @@ pub(crate) enum Command {
     /// Create, list and remove functions
     #[command(subcommand)]
     Function(FunctionCommand),
+    /// List, show, verify and remove snapshots
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
     /// Say what this machine has, what will work, and how to mend what won't
     Doctor(DoctorArguments),
 }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use store::{FunctionName, NameProblem, SnapshotId};
 
 use super::OutputArguments;
@@ -31,13 +31,10 @@ impl FromStr for SnapshotReference {
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
-  faasnap snapshot create hello
   faasnap snapshot list hello
   faasnap snapshot verify hello
   faasnap snapshot rm hello@3f9a1c20-1")]
 pub(crate) enum SnapshotCommand {
-    /// Boot a function, run its initialisation, and keep the result
-    Create(CreateSnapshot),
     /// List the snapshots of one function, or of all
     #[command(visible_alias = "ls")]
     List {
@@ -68,20 +65,6 @@ pub(crate) enum SnapshotCommand {
     },
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct CreateSnapshot {
-    /// The function
-    pub(crate) function: FunctionName,
-    /// An event to run before the snapshot is taken, so that it holds warmed code; may be repeated
-    #[arg(long = "warm-up", value_name = "JSON")]
-    pub(crate) warm_up: Vec<String>,
-    /// Show the function's log on standard error
-    #[arg(long)]
-    pub(crate) log: bool,
-    #[command(flatten)]
-    pub(crate) output: OutputArguments,
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -105,12 +88,8 @@ mod tests {
         assert_eq!((snapshot.function.as_str(), snapshot.id.unwrap().number()), ("f", 7));
         let SnapshotCommand::Rm { snapshots } = parse("rm f g@0123abcd-1").unwrap() else { panic!() };
         assert_eq!(snapshots.len(), 2);
-        for wrong in ["show f@7", "show f@", "show @0123abcd-7", "rm", "create"] {
+        for wrong in ["show f@7", "show f@", "show @0123abcd-7", "rm"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
-        let SnapshotCommand::Create(create) = parse("create f --warm-up {} --warm-up []").unwrap() else {
-            panic!()
-        };
-        assert_eq!(create.warm_up, ["{}", "[]"]);
     }
 }

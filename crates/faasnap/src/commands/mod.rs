@@ -3,6 +3,7 @@
 mod doctor;
 mod function;
 mod runtime;
+mod snapshot;
 
 use std::path::PathBuf;
 
@@ -26,6 +27,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
     match command {
         Command::Runtime(command) => runtime::run(&open(&global)?, command),
         Command::Function(command) => function::run(&open(&global)?, command),
+        Command::Snapshot(command) => snapshot::run(&open(&global)?, command),
         Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),
     }
 }
