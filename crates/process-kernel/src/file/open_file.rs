@@ -108,6 +108,11 @@ impl OpenFile {
         self.position.lock()
     }
 
+    /// The position, unless a read or write holds it at this moment.
+    pub fn try_position(&self) -> Option<u64> {
+        self.position.try_lock().map(|position| *position)
+    }
+
     /// read(2): at the current position, which moves.
     ///
     /// # Errors

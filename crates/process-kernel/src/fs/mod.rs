@@ -16,6 +16,7 @@ mod operations;
 mod path_file;
 mod permission;
 mod place;
+pub mod synthetic;
 pub mod tmpfs;
 mod vfs;
 mod walk;
@@ -338,6 +339,9 @@ pub fn restore_functions() -> Vec<(&'static str, RestoreFn)> {
         (host_directory::HostNode::KIND, host_directory::HostNode::restore),
         (host_directory::HostFile::KIND, host_directory::HostFile::restore),
         mount::PLACEHOLDER,
+        (synthetic::SyntheticInode::KIND, synthetic::SyntheticInode::restore),
+        (synthetic::TextFile::KIND, synthetic::TextFile::restore),
+        (synthetic::DeviceFile::KIND, synthetic::DeviceFile::restore),
         (tmpfs::TmpfsInode::KIND, tmpfs::TmpfsInode::restore),
         (tmpfs::TmpfsFile::KIND, tmpfs::TmpfsFile::restore),
     ]

@@ -74,6 +74,10 @@ impl Inode for ObjectInode {
         if allowed { Ok(self.file.object.clone()) } else { Err(Errno::ACCESS) }
     }
 
+    fn truncate(&self, size: u64) -> Result<(), Errno> {
+        self.file.object.truncate(size)
+    }
+
     fn pseudo_path(&self) -> Option<Vec<u8>> {
         Some(self.file.object.describe().into_bytes())
     }

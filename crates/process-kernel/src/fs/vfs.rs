@@ -11,10 +11,12 @@ use thiserror::Error;
 
 use super::host_directory::{HostDirectory, HostDirectoryOptions};
 use super::mount::{MountTree, PointId};
+use super::synthetic::{Dev, Proc, ProcessLink, SyntheticFs, Sys, Text};
 use super::tmpfs::{SavedTmpfs, Tmpfs, TmpfsLimits, TmpfsMount};
 use super::{Caller, FileSystem, Inode, Mount, MountSource, MountTable, Place};
 use crate::file::{AccessMode, DirectoryEntry, OpenFile, StatusFlags};
 use crate::object::{RestoreError, SaveError};
+use crate::task::Process;
 
 /// The mounted file systems.
 pub struct Vfs {
@@ -22,6 +24,8 @@ pub struct Vfs {
     root: Place,
     /// Where memfd_create's files live; mounted nowhere.
     memfds: Arc<Mount>,
+    /// What /proc is about.
+    process: ProcessLink,
 }
 
 /// The memfds' place in saved references, which is no path.
@@ -90,7 +94,7 @@ impl Default for Vfs {
         let root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
         let memfds = Tmpfs::new(MEMFDS, MEMFD_DEVICE, MEMFD_LIMITS, 0o700);
         let memfds = Mount::detached(MEMFDS, Arc::new(TmpfsMount(memfds)));
-        Self { tree, root, memfds: Arc::new(memfds) }
+        Self { tree, root, memfds: Arc::new(memfds), process: ProcessLink::default() }
     }
 }
 
@@ -103,10 +107,11 @@ impl Vfs {
         if table.0.first().is_none_or(|first| first.at != "/") {
             return Err(VfsError::NoRoot);
         }
-        let Self { mut tree, mut root, memfds } = Self::default();
+        let Self { mut tree, mut root, memfds, process } = Self::default();
         for (index, entry) in table.0.iter().enumerate() {
             let device = MEMFD_DEVICE + 1 + index as u64;
             check_path(&entry.at)?;
+            let synthetic = |tree| Arc::new(SyntheticFs::new(tree, &entry.at, device));
             let fs: Arc<dyn FileSystem> = match &entry.source {
                 MountSource::HostDirectory { path, hidden, cross_devices } => {
                     let options = HostDirectoryOptions {
@@ -122,14 +127,17 @@ impl Vfs {
                     let limits = TmpfsLimits { bytes: *bytes, inodes: *inodes };
                     Arc::new(TmpfsMount(Tmpfs::new(&entry.at, device, limits, *mode)))
                 }
-                _ => continue,
+                MountSource::Text(text) => synthetic(Box::new(Text(text.clone()))),
+                MountSource::Proc => synthetic(Box::new(Proc::new(process.clone()))),
+                MountSource::Sys => synthetic(Box::new(Sys(process.clone()))),
+                MountSource::Dev => synthetic(Box::new(Dev)),
             };
             let mount = tree.add(&entry.at, entry.writable, fs);
             if entry.at == "/" {
                 root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
             }
         }
-        Ok(Arc::new(Self { tree, root, memfds }))
+        Ok(Arc::new(Self { tree, root, memfds, process }))
     }
 
     /// "/".
@@ -166,6 +174,16 @@ impl Vfs {
         let place = Place { mount: self.memfds.clone(), inode: inode.clone(), entry: None, point: None };
         let object = inode.open(&place, AccessMode::ReadWrite, caller)?;
         Ok(OpenFile::new(object, AccessMode::ReadWrite, StatusFlags::empty()))
+    }
+
+    /// A place for what lies in no file system (pipes and sockets, as /proc/self/fd leads to them).
+    pub(super) fn nameless(&self, inode: Arc<dyn Inode>) -> Place {
+        Place { mount: self.memfds.clone(), inode, entry: None, point: None }
+    }
+
+    /// Connects /proc and /sys to the process; only the first call counts.
+    pub fn attach(&self, process: &Arc<Process>) {
+        self.process.attach(process);
     }
 
     /// The contents of all trees in memory. The guest's threads are at rest.

@@ -32,6 +32,8 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
+pub(crate) use identity::{KERNEL_RELEASE, KERNEL_VERSION};
+
 pub use dispatch::{dispatch, name as syscall_name};
 pub use pipe::{pipe_size, set_pipe_size};
 

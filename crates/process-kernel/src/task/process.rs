@@ -210,6 +210,7 @@ impl Process {
             state: Mutex::new(RunState::default()),
             changed: Condvar::new(),
         });
+        process.vfs.attach(&process);
         let source = ProcessSignalSource(Arc::downgrade(&process));
         process.ipc.signals.set_source(Arc::new(source));
         process

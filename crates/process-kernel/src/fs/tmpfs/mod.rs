@@ -48,7 +48,7 @@ pub struct Tmpfs {
 }
 
 /// The present time as file times have it.
-fn now() -> (i64, u32) {
+pub(super) fn now() -> (i64, u32) {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     (now.tv_sec, now.tv_nsec as u32)
 }
