@@ -120,6 +120,8 @@ pub enum NewKind<'a> {
     Directory,
     /// A symbolic link to this path.
     Symlink(&'a [u8]),
+    /// The name of a Unix socket; which socket has it, the network knows by device and inode number.
+    Socket,
 }
 
 /// Changes to metadata; `None` leaves a field as it is.

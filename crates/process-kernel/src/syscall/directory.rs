@@ -148,7 +148,8 @@ fn mknod(cx: &Cx<'_>, directory: Fd, path: u64, mode: u64) -> SysResult {
         Some(FileType::Regular) => make(cx, directory, path, NewKind::Regular, mode),
         None if mode & 0o170_000 == 0 => make(cx, directory, path, NewKind::Regular, mode),
         None | Some(FileType::Directory | FileType::Symlink) => Err(Errno::INVAL.into()),
-        // Named pipes and sockets in the file tree are not offered; devices never will be.
+        Some(FileType::Socket) => make(cx, directory, path, NewKind::Socket, mode),
+        // Named pipes in the file tree are not offered; devices never will be.
         Some(_) => Err(Errno::PERM.into()),
     }
 }

@@ -9,8 +9,9 @@ use super::event::nonblocking;
 use super::{Arguments, Cx, Stop, SysResult};
 use crate::clock::Deadline;
 use crate::file::{AccessMode, Fd, FileObject, OpenFile};
+use crate::fs::{FileType, NewKind, Permission};
 use crate::net::{
-    self, Credentials, Family, MAX_ADDRESS_LENGTH, Shutdown, Socket, SocketAddress, SocketType,
+    self, Credentials, Family, MAX_ADDRESS_LENGTH, Shutdown, Socket, SocketAddress, SocketType, UnixAddress,
 };
 
 pub(super) fn dispatch(cx: &mut Cx<'_>, number: c_long, a: Arguments) -> Option<SysResult> {
@@ -43,11 +44,18 @@ pub(super) fn credentials(cx: &Cx<'_>) -> Credentials {
     Credentials { pid: own.pid, uid: own.uid, gid: own.gid }
 }
 
-/// Reads a socket address argument.
+/// Reads a socket address argument; the path of a Unix socket is followed to its inode.
 ///
 /// # Errors
-/// EFAULT, EINVAL, EAFNOSUPPORT.
+/// EFAULT, EINVAL, EAFNOSUPPORT; for paths as path_resolution(7) lists, and ECONNREFUSED for what is no socket.
 pub(super) fn read_address(cx: &Cx<'_>, address: u64, length: u64) -> Result<SocketAddress, Errno> {
+    match decode_address(cx, address, length)? {
+        SocketAddress::Unix(UnixAddress::Path(path)) => follow(cx, path),
+        address => Ok(address),
+    }
+}
+
+fn decode_address(cx: &Cx<'_>, address: u64, length: u64) -> Result<SocketAddress, Errno> {
     let length = usize::try_from(length as i32).ok().filter(|length| *length <= MAX_ADDRESS_LENGTH);
     let mut bytes = vec![0; length.ok_or(Errno::INVAL)?];
     cx.mm().read(address, &mut bytes)?;
@@ -120,9 +128,38 @@ fn socketpair(cx: &Cx<'_>, family: i32, kind: i32, protocol: i32, to: u64) -> Sy
 fn bind(cx: &Cx<'_>, fd: Fd, address: u64, length: u64) -> SysResult {
     let file = cx.file(fd)?;
     let socket = socket_of(&file)?;
-    let address = read_address(cx, address, length)?;
-    socket.bind(&address)?;
+    let address = decode_address(cx, address, length)?;
+    let SocketAddress::Unix(UnixAddress::Path(path)) = address else {
+        socket.bind(&address)?;
+        return Ok(0);
+    };
+    if socket.local_address()? != SocketAddress::Unix(UnixAddress::Unnamed) {
+        return Err(Errno::INVAL.into());
+    }
+    let (vfs, caller, start) = (&cx.process.vfs, cx.caller(), cx.start(libc::AT_FDCWD, &path)?);
+    let mode = 0o777 & !cx.process.fs.umask();
+    vfs.make(&caller, &start, &path, NewKind::Socket, mode).map_err(|errno| match errno {
+        Errno::EXIST => Errno::ADDRINUSE,
+        errno => errno,
+    })?;
+    let bound = follow(cx, path.clone()).and_then(|address| socket.bind(&address));
+    if bound.is_err() {
+        // Another thread bound the socket, or took the name away already.
+        let _ = vfs.unlink(&caller, &start, &path);
+    }
+    bound?;
     Ok(0)
+}
+
+/// The socket's inode that a path leads to.
+fn follow(cx: &Cx<'_>, path: Vec<u8>) -> Result<SocketAddress, Errno> {
+    let place = cx.find(libc::AT_FDCWD, &path, true)?;
+    let stat = place.inode.metadata()?;
+    cx.caller().may(&stat, Permission::WRITE)?;
+    if FileType::of_mode(stat.mode) != Some(FileType::Socket) {
+        return Err(Errno::CONNREFUSED);
+    }
+    Ok(SocketAddress::Unix(UnixAddress::File { path, inode: (stat.dev, stat.ino) }))
 }
 
 fn listen(cx: &Cx<'_>, fd: Fd, backlog: i32) -> SysResult {

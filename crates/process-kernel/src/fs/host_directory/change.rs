@@ -40,6 +40,8 @@ impl HostNode {
         let mode = plain_mode(file.mode);
         let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
         match file.kind {
+            // A socket that the guest binds must not appear in the host's file tree.
+            NewKind::Socket => Err(Errno::PERM),
             NewKind::Symlink(target) => symlinkat(target, &directory, name),
             NewKind::Regular => {
                 let flags = flags | OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;

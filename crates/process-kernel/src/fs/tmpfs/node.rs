@@ -49,7 +49,7 @@ impl TmpfsInode {
         match &self.fs.tree.lock().get(self.ino)?.kind {
             Kind::Regular(contents) => Ok(contents.clone()),
             Kind::Directory(_) => Err(Errno::ISDIR),
-            Kind::Symlink(_) => Err(Errno::INVAL),
+            Kind::Symlink(_) | Kind::Socket => Err(Errno::INVAL),
         }
     }
 
@@ -93,6 +93,7 @@ impl TmpfsInode {
             NewKind::Regular => tree.add_regular(file.mode, owner, now(), self.fs.space.clone(), false),
             NewKind::Directory => tree.add(file.mode, owner, now(), Kind::Directory(Directory::default())),
             NewKind::Symlink(target) => tree.add(0o777, owner, now(), Kind::Symlink(target.to_vec())),
+            NewKind::Socket => tree.add(file.mode, owner, now(), Kind::Socket),
         };
         Ok((tree, ino))
     }
@@ -104,6 +105,7 @@ fn stat_of(node: &Node, identity: (u64, u64)) -> Stat {
         // As Linux's tmpfs does: 20 bytes for each entry; "." and ".." are links too.
         Kind::Directory(directory) => (20 * (directory.entries.len() as u64 + 2), 0, node.links * 2),
         Kind::Symlink(target) => (target.len() as u64, 0, node.links),
+        Kind::Socket => (0, 0, node.links),
     };
     Stat {
         dev: identity.0,

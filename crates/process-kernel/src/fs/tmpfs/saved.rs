@@ -49,6 +49,7 @@ enum SavedKind {
         entries: Vec<(ByteBuf, Ino)>,
     },
     Symlink(ByteBuf),
+    Socket,
 }
 
 /// Bytes looked at in one piece; pages of zeros inside are left out.
@@ -103,6 +104,7 @@ fn save_node(ino: Ino, node: &Node) -> Result<SavedNode, Errno> {
                 .collect(),
         },
         Kind::Symlink(target) => SavedKind::Symlink(ByteBuf::from(target.clone())),
+        Kind::Socket => SavedKind::Socket,
     };
     Ok(SavedNode {
         ino,
@@ -198,6 +200,7 @@ impl Tmpfs {
                 name: name.into_vec(),
             }),
             SavedKind::Symlink(target) => Kind::Symlink(target.into_vec()),
+            SavedKind::Socket => Kind::Socket,
         };
         Ok(Node {
             mode: saved.mode & 0o7777,

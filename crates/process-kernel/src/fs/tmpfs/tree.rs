@@ -41,6 +41,7 @@ pub(super) enum Kind {
     Regular(Arc<Contents>),
     Directory(Directory),
     Symlink(Vec<u8>),
+    Socket,
 }
 
 #[derive(Default)]
@@ -58,6 +59,7 @@ impl Node {
             Kind::Regular(_) => FileType::Regular,
             Kind::Directory(_) => FileType::Directory,
             Kind::Symlink(_) => FileType::Symlink,
+            Kind::Socket => FileType::Socket,
         }
     }
 
