@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     match commands::run(Arguments::parse()) {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Negative) => ExitCode::from(NEGATIVE),
+        Ok(Outcome::Status(status)) => ExitCode::from(status),
         // Whoever read our output has seen enough, as `head` does.
         Err(error) if output::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {

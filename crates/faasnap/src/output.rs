@@ -25,6 +25,12 @@ pub(crate) fn report(error: &anyhow::Error) {
     let _ = writeln!(io::stderr(), "{}", chain(error));
 }
 
+/// A line on standard error, for what a result alone doesn't say.
+pub(crate) fn note(text: &str) {
+    // Nothing is left to do when even standard error is gone.
+    let _ = writeln!(io::stderr(), "faasnap: {text}");
+}
+
 fn chain(error: &anyhow::Error) -> String {
     let mut text = format!("error: {error}");
     for cause in error.chain().skip(1) {

@@ -34,8 +34,9 @@ impl FromStr for Bind {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The program gets this terminal's standard input, output and error and every descriptor that was open; its exit
-status becomes faasnap's (128 + N when signal N ended it, 125 when faasnap itself failed). Without --root it sees
-this machine's file system, read-only, with a /tmp of its own.
+status becomes faasnap's (128 + N when signal N ended it, 3 when it could not be started). Without --root it sees
+this machine's file system, read-only, with /tmp, /run and /dev/shm of its own and without faasnap's home
+directory. It runs as the calling user, as one process: fork and its kin answer ENOSYS.
 
 Examples:
   faasnap exec -- /bin/echo hello
@@ -48,7 +49,8 @@ pub(crate) struct ExecArguments {
     /// Memory in MB
     #[arg(long, value_name = "MB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
     pub(crate) memory: u32,
-    /// An environment variable [default with no --root: this environment]; may be repeated
+    /// An environment variable, added to PATH, HOME=/tmp and, with no --root, this environment's PATH, TERM, LANG and
+    /// LC_ALL; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = values::variable)]
     pub(crate) environment: Vec<(String, String)>,
     /// The program's working directory [default: /, or with no --root the current one]
@@ -57,6 +59,9 @@ pub(crate) struct ExecArguments {
     /// A folder that the program may read and write; may be repeated
     #[arg(long = "bind", value_name = "SRC[:DST]")]
     pub(crate) binds: Vec<Bind>,
+    /// Say on standard error which system calls the program made that are not there, even when it ended well
+    #[arg(long)]
+    pub(crate) verbose: bool,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "PROGRAM")]
     pub(crate) program: Vec<OsString>,

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use doctor::DoctorArguments;
+pub(crate) use exec::ExecArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
 pub(crate) use snapshot::{SnapshotCommand, SnapshotReference};
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     /// List, show, verify and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Run a Linux program of this machine in a process guest
+    Exec(ExecArguments),
     /// Say what this machine has, what will work, and how to mend what won't
     Doctor(DoctorArguments),
 }

@@ -1,6 +1,7 @@
 //! What is done about what was typed: one file per command.
 
 mod doctor;
+mod exec;
 mod function;
 mod runtime;
 mod snapshot;
@@ -19,6 +20,8 @@ pub(crate) enum Outcome {
     Good,
     /// The thing asked about failed: what was verified is damaged, what was examined does not work.
     Negative,
+    /// A program ran to its end; its own status.
+    Status(u8),
 }
 
 /// Carries out a command.
@@ -28,6 +31,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Runtime(command) => runtime::run(&open(&global)?, command),
         Command::Function(command) => function::run(&open(&global)?, command),
         Command::Snapshot(command) => snapshot::run(&open(&global)?, command),
+        // A program needs no home; where there is one, it is hidden from the program.
+        Command::Exec(arguments) => exec::run(home(&global).ok().as_deref(), arguments),
         Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),
     }
 }

@@ -1,0 +1,117 @@
+//! The memory limit: a thread that looks at the resident set of this process and ends a guest that has too much.
+//!
+//! The guest's pages are pages of this process, so the kernel counts them here. What the process had before the guest
+//! began is its own and does not count against the guest; what serving the guest costs later (buffers of pipes, trees in
+//! memory) does.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+use process_kernel::task::{ExitStatus, Process};
+
+/// How often is looked. A guest can go over its limit by what it can touch in this time.
+const PERIOD: Duration = Duration::from_millis(20);
+
+const SIGKILL: i32 = 9;
+
+/// What the guard and its owner share.
+#[derive(Default)]
+struct Watched {
+    over: AtomicBool,
+    peak: AtomicU64,
+    stopped: Mutex<bool>,
+    stop: Condvar,
+}
+
+/// Ends a guest that uses more memory than it may. Dropping it ends the guard.
+pub struct MemoryGuard {
+    baseline: u64,
+    watched: Arc<Watched>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Bytes of this process that are in memory; 0 when the kernel doesn't say.
+fn resident() -> u64 {
+    let pages = || fs::read_to_string("/proc/self/statm").ok()?.split_ascii_whitespace().nth(1)?.parse().ok();
+    pages().unwrap_or(0u64).saturating_mul(rustix::param::page_size() as u64)
+}
+
+impl MemoryGuard {
+    /// Takes what this process has now as its own. Make one before the guest is booted or restored.
+    pub fn new() -> Self {
+        Self { baseline: resident(), watched: Arc::default(), thread: None }
+    }
+
+    /// Watches `process`, which may use `limit` bytes, until the guard is dropped.
+    ///
+    /// # Errors
+    /// The host's, when a thread can't be started.
+    pub fn watch(&mut self, process: &Arc<Process>, limit: u64) -> std::io::Result<()> {
+        let (process, watched, baseline) = (Arc::downgrade(process), self.watched.clone(), self.baseline);
+        let work = move || {
+            let mut stopped = watched.stopped.lock();
+            while !*stopped {
+                let used = resident().saturating_sub(baseline);
+                watched.peak.fetch_max(used, Ordering::Relaxed);
+                if used > limit {
+                    watched.over.store(true, Ordering::SeqCst);
+                    if let Some(process) = process.upgrade() {
+                        process.exit(ExitStatus::Signal(SIGKILL));
+                    }
+                    return;
+                }
+                watched.stop.wait_for(&mut stopped, PERIOD);
+            }
+        };
+        let thread = std::thread::Builder::new().name("memory-guard".to_owned()).stack_size(128 << 10);
+        self.thread = Some(thread.spawn(work)?);
+        Ok(())
+    }
+
+    /// Whether the guest was ended for its memory.
+    pub fn was_exceeded(&self) -> bool {
+        self.watched.over.load(Ordering::SeqCst)
+    }
+
+    /// The most bytes that the guest was seen to use so far, this moment included.
+    pub fn peak(&self) -> u64 {
+        let now = resident().saturating_sub(self.baseline);
+        self.watched.peak.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
+impl Default for MemoryGuard {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for MemoryGuard {
+    fn drop(&mut self) {
+        *self.watched.stopped.lock() = true;
+        self.watched.stop.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the guard was reported by its own thread; here is nothing to do about it.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_is_touched_is_seen() {
+        let guard = MemoryGuard::new();
+        let touched = vec![1u8; 32 << 20];
+        assert!(guard.peak() >= 24 << 20);
+        drop(touched);
+        assert!(guard.peak() >= 24 << 20, "the peak stays");
+        assert!(!guard.was_exceeded());
+    }
+}
