@@ -10,8 +10,27 @@ use crate::needs::{COMPILER, DPKG, HEADERS, VENV, ensure};
 use crate::process::{self, command};
 use crate::workspace::{root, target};
 
-/// Layers of Python packages: name and what pip is asked for. Exact versions, since the examples check their own answers.
-const LAYERS: [(&str, &str); 2] = [("numpy", "numpy==2.2.6"), ("pillow", "pillow==11.3.0")];
+/// A layer of one Python package.
+struct Layer {
+    name: &'static str,
+    /// What pip is asked for: an exact version, since the examples check their own answers.
+    requirement: &'static str,
+    form: Form,
+}
+
+/// In what form the Python package index has a package.
+enum Form {
+    /// Wheels, compiled.
+    Wheel,
+    /// Source only, plain Python.
+    Source,
+}
+
+const LAYERS: [Layer; 3] = [
+    Layer { name: "numpy", requirement: "numpy==2.2.6", form: Form::Wheel },
+    Layer { name: "pillow", requirement: "pillow==11.3.0", form: Form::Wheel },
+    Layer { name: "pyaes", requirement: "pyaes==1.6.1", form: Form::Source },
+];
 
 /// The platforms of wheels that fit Debian 12's C library, newest first.
 const PLATFORMS: [&str; 3] = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"];
@@ -20,7 +39,7 @@ const PLATFORMS: [&str; 3] = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", 
 pub(crate) struct Prepared {
     /// A home directory with the runtimes `python3.11` and `provided.al2023`.
     pub(crate) home: PathBuf,
-    /// A folder with `functions/rust/` and `layers/{numpy,pillow}/content/`.
+    /// A folder with `functions/rust/` and `layers/{numpy,pillow,pyaes}/content/`.
     pub(crate) examples: PathBuf,
 }
 
@@ -57,17 +76,17 @@ pub(crate) fn binary(profile: &str) -> Result<PathBuf> {
 /// Makes `target/examples`: the sources as they are, the layers, and the compiled bootstrap.
 fn build() -> Result<PathBuf> {
     let folder = target().join("examples");
-    for (name, requirement) in LAYERS {
-        layer(&folder.join("layers").join(name), requirement)?;
+    for layer in &LAYERS {
+        make_layer(&folder.join("layers").join(layer.name), layer)?;
     }
     rust_bootstrap(&folder.join("functions/rust"))?;
     Ok(folder)
 }
 
 /// Installs a package with pip below `python/`, where the runtime looks in a layer. Done once for each version.
-fn layer(folder: &Path, requirement: &str) -> Result<()> {
+fn make_layer(folder: &Path, layer: &Layer) -> Result<()> {
     let done = folder.join("requirement");
-    if fs::read_to_string(&done).is_ok_and(|text| text == requirement) {
+    if fs::read_to_string(&done).is_ok_and(|text| text == layer.requirement) {
         return Ok(());
     }
     if folder.exists() {
@@ -76,10 +95,13 @@ fn layer(folder: &Path, requirement: &str) -> Result<()> {
     let content = folder.join("content/python");
     fs::create_dir_all(&content).with_context(|| format!("creating {}", content.display()))?;
     let mut pip = command(venv()?.join("bin/python"), &["-m", "pip", "install", "--quiet", "--no-deps"]);
-    pip.args(["--only-binary=:all:", "--implementation=cp", "--python-version=3.11", "--no-compile"]);
-    pip.args(PLATFORMS.iter().flat_map(|platform| ["--platform", platform]));
-    process::run(pip.arg("--target").arg(&content).arg(requirement))?;
-    fs::write(&done, requirement).with_context(|| format!("writing {}", done.display()))
+    pip.arg("--no-compile");
+    if matches!(layer.form, Form::Wheel) {
+        pip.args(["--only-binary=:all:", "--implementation=cp", "--python-version=3.11"]);
+        pip.args(PLATFORMS.iter().flat_map(|platform| ["--platform", platform]));
+    }
+    process::run(pip.arg("--target").arg(&content).arg(layer.requirement))?;
+    fs::write(&done, layer.requirement).with_context(|| format!("writing {}", done.display()))
 }
 
 /// A virtual environment below `target/`, so that nothing is installed into the machine's own Python.

@@ -4,6 +4,7 @@
 //! prints the exact line to run and stops.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod check;
 mod demo;
 mod examples;
@@ -35,6 +36,8 @@ enum Command {
     Check,
     /// Rules about the source that no compiler knows
     Tidy,
+    /// Compare programs in a guest with the same programs run natively
+    Bench,
     /// Build the example functions with their packages into target/examples
     Examples,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
+        Command::Bench => bench::run(),
         Command::Examples => examples::run(),
     };
     match result {
