@@ -22,6 +22,8 @@ mod poll;
 mod signal;
 mod socket;
 mod socket_option;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod time;
 mod timer_fd;
