@@ -128,6 +128,7 @@ def asleep():
 ts = [threading.Thread(target=f) for f in (blocked_on_queue, blocked_on_pipe, blocked_on_lock, asleep)]
 ts[1:1] = []
 for t in ts: t.start()
+open('/tmp/note', 'w').write('kept')
 print('ready', flush=True)
 x = 0
 deadline = time.monotonic() + 1.2
@@ -135,6 +136,7 @@ while time.monotonic() < deadline: x += 1
 q.put(7); os.write(w, b'hello'); lock.release()
 for t in ts: t.join()
 assert data == {str(i): [i] * 10 for i in range(5000)}
+assert open('/tmp/note').read() == 'kept'
 print('done', flush=True)
 ";
 

@@ -86,7 +86,8 @@ fn program(
 /// The environment before what --env adds.
 fn variables(of_caller: bool) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let pair = |name: &str, value: &[u8]| (name.as_bytes().to_vec(), value.to_vec());
-    let mut variables = BTreeMap::from([pair("PATH", b"/usr/local/bin:/usr/bin:/bin"), pair("HOME", b"/tmp")]);
+    let mut variables =
+        BTreeMap::from([pair("PATH", b"/usr/local/bin:/usr/bin:/bin"), pair("HOME", b"/tmp")]);
     if of_caller {
         variables.insert(b"HOME".to_vec(), HOME.as_bytes().to_vec());
         for name in PASSED {

@@ -11,7 +11,7 @@ use super::thread::{RestingState, SavedThread, Thread};
 use super::{Hooks, Identity, Limit, Limits};
 use crate::clock::Clock;
 use crate::file::{FdTable, OpenFile, SavedFdTable};
-use crate::fs::{FsContext, SavedFsContext, Vfs};
+use crate::fs::{FsContext, SavedFsContext, SavedVfs, Vfs};
 use crate::ipc::Ipc;
 use crate::mm::{MappedFiles, MemoryImage, MemorySlots, Mm, SavedMm};
 use crate::net::Network;
@@ -22,6 +22,7 @@ use guest_memory::GuestMemory;
 #[derive(Serialize, Deserialize)]
 pub struct SavedProcess {
     mm: SavedMm,
+    vfs: SavedVfs,
     objects: Vec<SavedObject>,
     files: SavedFdTable,
     fs: SavedFsContext,
@@ -64,6 +65,7 @@ impl Process {
         })?;
         let saved = SavedProcess {
             mm,
+            vfs: self.vfs.save()?,
             objects: saver.finish(),
             files,
             fs,
@@ -98,7 +100,8 @@ impl Revival {
     ///
     /// # Errors
     /// [`RestoreError`].
-    pub fn begin(saved: SavedProcess, vfs: Arc<Vfs>) -> Result<Self, RestoreError> {
+    pub fn begin(mut saved: SavedProcess, vfs: Arc<Vfs>) -> Result<Self, RestoreError> {
+        vfs.restore(std::mem::take(&mut saved.vfs))?;
         let clock = Arc::new(Clock::continuing_from(saved.monotonic));
         let ipc = Ipc::new(clock.clone());
         let network = Network::new(&ipc);
