@@ -17,6 +17,10 @@ mod path_file;
 mod permission;
 mod place;
 pub mod synthetic;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 pub mod tmpfs;
 mod vfs;
 mod walk;

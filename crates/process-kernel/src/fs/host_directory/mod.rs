@@ -13,6 +13,8 @@ mod beneath;
 mod change;
 mod file;
 mod node;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;

@@ -11,6 +11,8 @@ mod contents;
 mod file;
 mod node;
 mod saved;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::sync::Arc;
