@@ -124,7 +124,7 @@ impl LoaderJob {
     /// Whether reading ahead is left to the kernel: it can for the compact file, which is read from start to end, when the
     /// device's window is large enough to keep the disk busy.
     fn kernel_reads_ahead(&self) -> bool {
-        self.memory_file.is_none() && self.set.has_large_window()
+        self.memory_file.is_none() && self.set.disk().has_large_window()
     }
 
     fn file(&self) -> &File {

@@ -1,4 +1,5 @@
-//! What the disk under a snapshot is good at, which decides where a loading set is read from.
+//! What the disk under a snapshot is good at, measured with the very pages of a loading set: it decides where they are read
+//! from.
 
 use std::fs::File;
 use std::io;
@@ -6,50 +7,47 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
-/// Single pages that the probe reads.
-const SINGLE: u64 = 64;
-/// Pages that the probe reads in one piece (4 MiB).
-const PIECE: PageCount = PageCount(1024);
+/// Bytes that are asked for ahead of what is read, as the loader does.
+const AHEAD: u64 = 2 << 20;
+/// A readahead window from which on the kernel keeps the disk busy by itself.
+const LARGE_WINDOW: u64 = 1 << 20;
 
-/// Measured costs of reading, in nanoseconds, with many reads under way at once.
+/// How long the disk takes for a loading set, in nanoseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct DiskProfile {
-    /// One more separate read.
-    pub request_ns: u64,
-    /// One more page in a read.
-    pub page_ns: u64,
+    /// From where its pages lie in the memory file: a read for each region.
+    pub scattered_ns: u64,
+    /// From the compact file, start to end.
+    pub compact_ns: u64,
     /// The device's readahead window in bytes; 0 where the kernel doesn't say.
     pub readahead_bytes: u64,
 }
 
 impl DiskProfile {
-    /// Measures the disk under `file` with some of its `stored` pages: a few milliseconds and megabytes, through the page
-    /// cache as the loader reads. Those pages are dropped from the page cache first.
-    ///
-    /// # Errors
-    /// When the file can't be read.
-    pub fn probe(file: &File, stored: &PageSet) -> io::Result<Self> {
-        let longest = stored.runs().iter().max_by_key(|run| run.count).copied().unwrap_or_default();
-        let piece = PageRange::new(longest.start, longest.count.min(PIECE));
-        let page_ns = timed(file, &[piece])? / piece.count.0.max(1);
-        let step = (stored.count().0 / SINGLE).max(1) as usize;
-        let singles: Vec<PageRange> = stored
-            .pages()
-            .step_by(step)
-            .filter(|page| !piece.contains(*page))
-            .take(SINGLE as usize)
-            .map(|page: PageIndex| PageRange::new(page, PageCount(1)))
-            .collect();
-        let single_ns = timed(file, &singles)? / (singles.len() as u64).max(1);
-        Ok(Self {
-            request_ns: single_ns.saturating_sub(page_ns),
-            page_ns,
-            readahead_bytes: readahead_bytes(file)?,
-        })
+    /// A profile that takes as much room as any when it is stored.
+    pub(crate) const LARGEST: Self =
+        Self { scattered_ns: u64::MAX, compact_ns: u64::MAX, readahead_bytes: u64::MAX };
+
+    /// Measures both ways, with pages dropped from the page cache first. It has to be the whole set: a short burst of reads
+    /// passes many a limited disk at full speed. `scattered` are the (offset, length) runs in the memory file.
+    pub(crate) fn measure(
+        memory: &File,
+        scattered: &[(u64, u64)],
+        compact: &File,
+        data: (u64, u64),
+    ) -> io::Result<Self> {
+        fadvise(memory, 0, None, Advice::Random)?;
+        let scattered_ns = timed(memory, scattered)?;
+        let compact_ns = timed(compact, &[data])?;
+        Ok(Self { scattered_ns, compact_ns, readahead_bytes: readahead_bytes(compact)? })
+    }
+
+    /// Whether the kernel's own readahead, with its large folios, is faster than asking for pieces.
+    pub(crate) fn has_large_window(self) -> bool {
+        self.readahead_bytes >= LARGE_WINDOW
     }
 }
 
@@ -64,23 +62,31 @@ fn readahead_bytes(file: &File) -> io::Result<u64> {
     Ok(text.and_then(|text| text.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10))
 }
 
-/// How long it takes to read `runs` from the disk, all asked for at once.
-fn timed(file: &File, runs: &[PageRange]) -> io::Result<u64> {
-    let advise = |run: &PageRange, advice| {
-        fadvise(file, run.start.address().0, NonZeroU64::new(run.count.bytes()), advice)
-    };
+/// How long it takes to read `runs` from the disk. A single run is left to the kernel's readahead.
+fn timed(file: &File, runs: &[(u64, u64)]) -> io::Result<u64> {
+    let advise =
+        |(offset, length): (u64, u64), advice| fadvise(file, offset, NonZeroU64::new(length), advice);
     for run in runs {
-        advise(run, Advice::DontNeed)?;
+        advise(*run, Advice::DontNeed)?;
     }
     let begun = Instant::now();
-    for run in runs {
-        advise(run, Advice::WillNeed)?;
-    }
-    let mut page = [0; PAGE_SIZE as usize];
-    for run in runs {
-        for index in run.iter() {
-            file.read_exact_at(&mut page, index.address().0)?;
+    let mut buffer = vec![0; 256 << 10];
+    let mut ahead = runs.iter().skip_while(|_| runs.len() == 1);
+    let (mut asked, mut done) = (0, 0);
+    for (offset, length) in runs {
+        while asked < done + AHEAD
+            && let Some(next) = ahead.next()
+        {
+            advise(*next, Advice::WillNeed)?;
+            asked += next.1;
         }
+        let mut position = *offset;
+        while position < offset + length {
+            let wanted = buffer.len().min((offset + length - position) as usize);
+            file.read_exact_at(buffer.get_mut(..wanted).unwrap_or_default(), position)?;
+            position += wanted as u64;
+        }
+        done += length;
     }
     Ok(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
 }

@@ -26,12 +26,6 @@ const HEADER_BYTES: usize = 64;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
-/// What a page costs less when the kernel reads ahead in large folios than when it is asked for (measured: 1.23 against
-/// 0.95 GiB/s).
-const LONG_READ_GAIN_NS: u64 = 900;
-/// A readahead window from which on the kernel keeps the disk busy by itself.
-const LARGE_WINDOW_BYTES: u64 = 1 << 20;
-
 /// Pages of data that share a checksum, and that the loader reads at once (256 KiB).
 pub(crate) const CHUNK: PageCount = PageCount(64);
 
@@ -124,19 +118,12 @@ impl LoadingSet {
         self.disk
     }
 
-    /// Whether mapping every region from this file pays. Reading its pages from where they lie in the memory file takes a
-    /// separate read for each region and leaves the kernel no long reads, but needs no mapping. Mapping delays the guest;
-    /// reading goes on beside it and counts half.
+    /// Whether mapping every region from this file pays. Reading its pages from where they lie in the memory file needs no
+    /// mapping but takes longer, as was measured when the file was written. Mapping delays the guest; reading goes on
+    /// beside it and counts half.
     pub(crate) fn is_worth_mapping(&self) -> bool {
-        let regions = self.regions.len() as u64;
-        let long_reads = if self.has_large_window() { LONG_READ_GAIN_NS } else { 0 };
-        let reading = regions.saturating_mul(self.disk.request_ns) + self.page_count().0 * long_reads;
-        reading / 2 > regions.saturating_mul(CostModel::default().region_ns)
-    }
-
-    /// Whether the kernel's own readahead, with its large folios, is faster on this file than asking for pieces.
-    pub(crate) fn has_large_window(&self) -> bool {
-        self.disk.readahead_bytes >= LARGE_WINDOW_BYTES
+        let mapping = (self.regions.len() as u64).saturating_mul(CostModel::default().region_ns);
+        self.disk.scattered_ns.saturating_sub(self.disk.compact_ns) / 2 > mapping
     }
 
     /// How many pages the file holds.
@@ -159,17 +146,16 @@ impl LoadingSet {
         let regions = rule.regions(layout, snapshot.stored_pages(), recording);
         let pending = PendingFile::begin(snapshot.directory(), name)?;
         let failed = |source| SnapshotError::io("writing", pending.path(), source);
-        // The table's length must be known before the data is written; only the checksums come later, and their number is
-        // known. Five bytes are the longest encoding of a u32.
+        // The table's length must be known before the data is written; what comes later is filled with the values whose
+        // encoding is longest.
         let pages: u64 = regions.iter().map(|region| region.range.count.0).sum();
-        let probed = File::open(snapshot.memory_path()).map_err(failed)?;
         let mut table = Table {
             snapshot: recording.snapshot,
             readahead_window: recording.readahead_window,
             regions,
             written: recording.written.clone(),
             fresh: recording.fresh.clone(),
-            disk: DiskProfile::probe(&probed, snapshot.stored_pages()).map_err(failed)?,
+            disk: DiskProfile::LARGEST,
             checksums: vec![u32::MAX; pages.div_ceil(CHUNK.0) as usize],
         };
         let encode =
@@ -178,6 +164,7 @@ impl LoadingSet {
             .ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
         table.checksums =
             copy_pages(snapshot, &table.regions, pending.file(), data_offset).map_err(failed)?;
+        table.disk = measure(snapshot, &table.regions, pending.file(), data_offset).map_err(failed)?;
         let table = encode(&table)?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend(MAGIC);
@@ -269,6 +256,22 @@ fn copy_pages(
         flush(&mut chunk)?;
     }
     Ok(checksums)
+}
+
+/// Measures what reading the set takes from either place. The data is made durable first: dirty pages stay cached.
+fn measure(
+    snapshot: &Snapshot,
+    regions: &[LoadingRegion],
+    compact: &File,
+    data_offset: u64,
+) -> io::Result<DiskProfile> {
+    compact.sync_data()?;
+    // A description of its own: advice belongs to the description.
+    let memory = File::open(snapshot.memory_path())?;
+    let scattered: Vec<(u64, u64)> =
+        regions.iter().map(|region| (region.range.start.address().0, region.range.count.bytes())).collect();
+    let length = scattered.iter().map(|(_, length)| length).sum();
+    DiskProfile::measure(&memory, &scattered, compact, (data_offset, length))
 }
 
 fn damaged<T>(what: impl Into<String>) -> Result<T, LoadingSetProblem> {
