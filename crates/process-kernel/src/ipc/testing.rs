@@ -47,7 +47,8 @@ pub(crate) fn round_trip_all(objects: &[Arc<dyn Object>]) -> (RestoreContext, Ve
 
 /// Saves and restores one object.
 pub(crate) fn round_trip<T: Object>(object: &Arc<T>) -> (RestoreContext, Arc<dyn FileObject>) {
-    let (context, mut restored) = round_trip_all(&[object.clone()]);
+    let object: Arc<dyn Object> = object.clone();
+    let (context, mut restored) = round_trip_all(std::slice::from_ref(&object));
     (context, restored.remove(0))
 }
 

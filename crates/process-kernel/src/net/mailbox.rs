@@ -157,11 +157,6 @@ impl Mailbox {
         writable
     }
 
-    /// Whether nobody receives here any more.
-    pub fn is_closed(&self) -> bool {
-        self.state.lock().closed
-    }
-
     /// Takes no more; what is there is dropped when `discard`.
     pub fn close(&self, discard: bool) {
         let mut state = self.state.lock();

@@ -5,8 +5,11 @@ use rustix::io::Errno;
 
 use super::{Arguments, Cx, SysResult};
 
+/// Serves the system calls of one family.
+type Family = fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>;
+
 /// Families, asked in turn; each answers `None` for numbers that are not its own.
-const FAMILIES: &[fn(&mut Cx<'_>, c_long, Arguments) -> Option<SysResult>] = &[
+const FAMILIES: &[Family] = &[
     super::memory::dispatch,
     super::thread::dispatch,
     super::signal::dispatch,
