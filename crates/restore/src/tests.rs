@@ -1,6 +1,7 @@
 //! Restores of a small guest with every kind of region, compared page by page.
 
 mod faults;
+mod golden;
 mod recorded;
 mod sample;
 mod strategies;

@@ -1,0 +1,74 @@
+//! A snapshot with a loading-set file as an earlier version wrote them: they must still load.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use guest_memory::GuestMemory;
+use pages::{GuestPhysical, PageCount, PageIndex, PageSet};
+use snapshot::{MachineIdentity, Snapshot, SnapshotBuilder, SnapshotError};
+
+use super::recorded::exact;
+use super::sample::{page_content, range};
+use crate::{
+    Access, Backing, GuestLayout, LoadingSet, LoadingSetRule, Record, Region, RestoreRequest,
+    RestoreStrategy, Timeline, restore, wrong_pages,
+};
+
+fn golden() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/format-1")
+}
+
+#[test]
+fn the_golden_loading_set_of_format_1_still_loads() {
+    let snapshot = Snapshot::open(&golden()).unwrap();
+    let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
+    assert_eq!(layout.regions().len(), 2);
+    let name = LoadingSet::file_name(RestoreStrategy::FaaSnap);
+    let set = LoadingSet::open(&snapshot, name, &layout).unwrap();
+    let pages: PageSet = set.regions().iter().map(|region| region.range).collect();
+    assert_eq!(pages.runs(), [range(4, 8), range(20, 22)]);
+    assert_eq!(set.written().runs(), [range(20, 22)]);
+    assert_eq!(set.fresh().runs(), [range(50, 51)]);
+
+    let memory = Arc::new(GuestMemory::reserve(layout.page_count()).unwrap());
+    let mut timeline = Timeline::start();
+    let request = RestoreRequest::new(&memory, &snapshot, &layout, &[], RestoreStrategy::FaaSnap);
+    let handle = restore(&request, &mut timeline).unwrap();
+    assert!(handle.warnings().is_empty(), "{:?}", handle.warnings());
+    assert!(wrong_pages(&memory, &snapshot, &layout, &[]).unwrap().is_empty());
+    assert!(handle.finish(&mut timeline).failure.is_none());
+}
+
+/// Run by hand when a format changes: `cargo test -p restore -- --ignored write_golden`, after removing the old one.
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_golden() {
+    let path = golden();
+    let region = |start, end, access| Region { range: range(start, end), backing: Backing::Memory, access };
+    let layout =
+        GuestLayout::new(PageCount(64), vec![region(0, 16, Access::Read), region(16, 60, Access::ReadWrite)])
+            .unwrap();
+    let machine = MachineIdentity::of_this_machine().unwrap();
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let mut builder = SnapshotBuilder::begin(path.parent().unwrap(), name, machine).unwrap();
+    layout.add_to(&mut builder).unwrap();
+    builder
+        .memory(PageCount(64), |sink| -> Result<(), SnapshotError> {
+            (0..32).try_for_each(|page| sink.write(PageIndex(page), &page_content(page)))
+        })
+        .unwrap();
+    let snapshot = builder.publish().unwrap();
+    let memory = Arc::new(GuestMemory::reserve(PageCount(64)).unwrap());
+    let mut timeline = Timeline::start();
+    let mut request = RestoreRequest::new(&memory, &snapshot, &layout, &[], RestoreStrategy::FaaSnap);
+    request.record = Record::Always(exact());
+    let handle = restore(&request, &mut timeline).unwrap();
+    for page in 4..8 {
+        memory.read(GuestPhysical(page * 4096), &mut [0]).unwrap();
+    }
+    for page in [20, 21, 50] {
+        memory.write(GuestPhysical(page * 4096), &[1]).unwrap();
+    }
+    let recording = handle.finish(&mut timeline).recording.unwrap().unwrap();
+    recording.publish(&snapshot, &layout, &LoadingSetRule::default()).unwrap();
+}
