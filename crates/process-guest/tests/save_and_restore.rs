@@ -1,5 +1,5 @@
 //! A guest is paused in the middle of its work, saved, and made again in another virtual machine.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -239,18 +239,6 @@ impl Mm {
     pub fn origin_vector(&self, address: u64, count: usize) -> Result<Origin<'_>, Errno> {
         Ok(Origin::Guest { memory: self, spans: self.vector(address, count, FaultAccess::Read)? })
     }
-
-    /// The host address of an aligned 4-byte word that the program may write, for the host's futex operations.
-    ///
-    /// # Errors
-    /// EINVAL when not aligned, EFAULT when not accessible.
-    pub fn futex_word(&self, address: u64) -> Result<u64, Errno> {
-        if address % 4 != 0 {
-            return Err(Errno::INVAL);
-        }
-        let spans = self.spans(address, 4, FaultAccess::Read)?;
-        spans.first().map(|span| span.address).ok_or(Errno::FAULT)
-    }
 }
 
 impl Mm {
@@ -265,7 +253,7 @@ impl Mm {
         address: u64,
         mut change: impl FnMut(u32) -> Option<u32>,
     ) -> Result<u32, Errno> {
-        if address % 4 != 0 {
+        if !address.is_multiple_of(4) {
             return Err(Errno::INVAL);
         }
         let mut space = self.space.write();

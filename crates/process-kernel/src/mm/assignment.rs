@@ -114,6 +114,11 @@ impl Assignments {
         pieces
     }
 
+    /// How many extents there are.
+    pub fn count(&self) -> usize {
+        self.extents.len()
+    }
+
     /// Every extent in order.
     pub fn iter(&self) -> impl Iterator<Item = &Extent> {
         self.extents.values()

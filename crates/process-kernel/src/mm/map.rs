@@ -28,6 +28,9 @@ pub enum Placement {
     FixedIfFree(u64),
 }
 
+/// Extents that are kept before the dead ones among them are given up.
+const MAX_EXTENTS: usize = 4 * MAX_AREAS;
+
 /// A new area.
 pub struct MapRequest {
     /// Where.
@@ -63,8 +66,12 @@ impl Mm {
             return Err(Errno::INVAL);
         }
         let mut space = self.space.write();
-        if space.areas.len() >= MAX_AREAS {
+        if space.areas.count() >= MAX_AREAS {
             return Err(Errno::NOMEM);
+        }
+        if space.assigned.count() >= MAX_EXTENTS {
+            // A program that maps and unmaps at ever new addresses must not fill the worker's memory with what is dead.
+            self.reclaim(&mut space)?;
         }
         let length = page_align_up(request.length).ok_or(Errno::NOMEM)?;
         let range = match request.placement {

@@ -126,7 +126,7 @@ impl VmaMap {
     }
 
     /// How many areas there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.areas.len()
     }
 

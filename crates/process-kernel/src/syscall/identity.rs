@@ -286,7 +286,7 @@ fn getcpu(cx: &Cx<'_>, cpu: u64, node: u64) -> SysResult {
 
 fn sched_getaffinity(cx: &Cx<'_>, tid: u64, size: u64, to: u64) -> SysResult {
     own_thread(cx, tid)?;
-    if size < 8 || size % 8 != 0 {
+    if size < 8 || !size.is_multiple_of(8) {
         return Err(Errno::INVAL.into());
     }
     let count = std::thread::available_parallelism().map_or(1, usize::from).min(64);

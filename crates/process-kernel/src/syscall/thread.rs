@@ -243,7 +243,7 @@ fn futex(cx: &mut Cx<'_>, a: Arguments) -> SysResult {
 }
 
 fn wake(cx: &Cx<'_>, address: u64, count: u32, bits: u32) -> SysResult {
-    if address % 4 != 0 {
+    if !address.is_multiple_of(4) {
         return Err(Errno::INVAL.into());
     }
     Ok(u64::from(cx.process.futexes.wake(address, count, bits)))

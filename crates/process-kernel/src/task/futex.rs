@@ -54,7 +54,7 @@ impl FutexTable {
         deadline: Option<Deadline>,
         restart: Restart,
     ) -> Result<bool, Stop> {
-        if address % 4 != 0 || bits == 0 {
+        if !address.is_multiple_of(4) || bits == 0 {
             return Err(Errno::INVAL.into());
         }
         let waiter = Arc::new(Waiter {

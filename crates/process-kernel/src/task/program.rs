@@ -67,7 +67,7 @@ impl ProgramFile {
         if &raw[..4] != b"\x7fELF" || raw[4] != 2 || raw[5] != 1 {
             return Err(Errno::NOEXEC);
         }
-        let header: Header = goblin::elf64::header::Header::from_bytes(&raw).clone().into();
+        let header: Header = (*goblin::elf64::header::Header::from_bytes(&raw)).into();
         let kind_fits = header.e_type == ET_EXEC || header.e_type == ET_DYN;
         if !kind_fits || header.e_machine != EM_X86_64 {
             return Err(Errno::NOEXEC);
