@@ -16,6 +16,7 @@ mod layout;
 mod loader;
 mod loading_set;
 mod mapper;
+mod picture;
 mod plan;
 mod reap;
 mod recorder;
@@ -35,6 +36,7 @@ pub use loading_set::{
     CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
     PlacedRegion,
 };
+pub use picture::MemoryPicture;
 pub use plan::{MapStep, RestorePlan};
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingOptions};

@@ -112,15 +112,27 @@ pub struct PageClasses {
 }
 
 impl PageClasses {
-    /// Sorts the pages of a guest with `layout` and the snapshot's `stored` pages.
+    /// Sorts the pages of a guest with `layout` and the snapshot's `stored` pages by what `recording` saw.
     pub fn of(layout: &GuestLayout, stored: &PageSet, recording: &Recording) -> Self {
-        let seen = recording.seen();
+        Self::sorted(layout, stored, &recording.seen(), &recording.fresh)
+    }
+
+    /// The same by what a loading-set file says; without one, every stored page is cold and every other unused.
+    pub fn of_loading_set(layout: &GuestLayout, stored: &PageSet, set: Option<&LoadingSet>) -> Self {
+        let Some(set) = set else {
+            return Self::sorted(layout, stored, &PageSet::new(), &PageSet::new());
+        };
+        let loaded: PageSet = set.regions().iter().map(|region| region.range).collect();
+        Self::sorted(layout, stored, &loaded, set.fresh())
+    }
+
+    fn sorted(layout: &GuestLayout, stored: &PageSet, seen: &PageSet, fresh: &PageSet) -> Self {
         let zero = memory_pages(layout).difference(stored);
         Self {
-            loading: stored.intersection(&seen),
-            cold: stored.difference(&seen),
-            released: zero.intersection(&recording.fresh),
-            unused: zero.difference(&recording.fresh),
+            loading: stored.intersection(seen),
+            cold: stored.difference(seen),
+            released: zero.intersection(fresh),
+            unused: zero.difference(fresh),
         }
     }
 }

@@ -10,8 +10,8 @@ use snapshot::{MachineIdentity, Snapshot, SnapshotBuilder, SnapshotError};
 use super::recorded::exact;
 use super::sample::{page_content, range};
 use crate::{
-    Access, Backing, GuestLayout, LoadingSet, LoadingSetRule, Record, Region, RestoreRequest,
-    RestoreStrategy, Timeline, restore, wrong_pages,
+    Access, Backing, GuestLayout, LoadingSet, LoadingSetRule, MemoryPicture, PageClasses, Record, Region,
+    RestoreRequest, RestoreStrategy, Timeline, restore, wrong_pages,
 };
 
 fn golden() -> PathBuf {
@@ -29,6 +29,11 @@ fn the_golden_loading_set_of_format_1_still_loads() {
     assert_eq!(pages.runs(), [range(4, 8), range(20, 22)]);
     assert_eq!(set.written().runs(), [range(20, 22)]);
     assert_eq!(set.fresh().runs(), [range(50, 51)]);
+
+    let classes = PageClasses::of_loading_set(&layout, snapshot.stored_pages(), Some(&set));
+    let picture = MemoryPicture::new(layout.page_count(), &classes, Some(&set)).to_string();
+    let expected = "oooo0000oooooooooooo66oooooooooo..................+.........    ";
+    assert_eq!(picture.lines().next(), Some(expected));
 
     let memory = Arc::new(GuestMemory::reserve(layout.page_count()).unwrap());
     let mut timeline = Timeline::start();
