@@ -9,6 +9,7 @@
 
 mod buffer;
 mod fd_table;
+mod locks;
 mod open_file;
 
 use std::os::fd::BorrowedFd;
@@ -19,6 +20,7 @@ use rustix::io::Errno;
 
 pub use buffer::{Destination, Origin};
 pub use fd_table::{Fd, FdTable, SavedFdTable};
+pub use locks::{FileLocks, Lock, LockKind};
 pub use open_file::{AccessMode, OpenFile, StatusFlags};
 
 use crate::object::Object;

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::locks::{FileLocks, Lock, LockHolder};
 use super::{Destination, FileObject, Origin};
 use crate::object::{Object, ObjectId, RestoreError, Restorer, SaveError, Saver};
 
@@ -72,6 +73,8 @@ pub struct OpenFile {
     flags: AtomicU32,
     /// Held while a positioned read or write runs, as Linux's f_pos lock is.
     position: Mutex<u64>,
+    /// Made with the first lock.
+    locks: Mutex<Option<LockHolder>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -80,12 +83,19 @@ struct SavedOpenFile {
     access: AccessMode,
     flags: u32,
     position: u64,
+    locks: Vec<Lock>,
 }
 
 impl OpenFile {
     /// An open file at position 0.
     pub fn new(object: Arc<dyn FileObject>, access: AccessMode, flags: StatusFlags) -> Arc<Self> {
-        Arc::new(Self { object, access, flags: AtomicU32::new(flags.bits()), position: Mutex::new(0) })
+        Arc::new(Self {
+            object,
+            access,
+            flags: AtomicU32::new(flags.bits()),
+            position: Mutex::new(0),
+            locks: Mutex::new(None),
+        })
     }
 
     /// Current status flags.
@@ -150,6 +160,39 @@ impl OpenFile {
         Ok(count)
     }
 
+    /// Runs `ask` with this file's part in the guest's locks.
+    fn with_holder<T>(&self, all: &Arc<FileLocks>, ask: impl FnOnce(&LockHolder) -> T) -> Result<T, Errno> {
+        let mut holder = self.locks.lock();
+        if let Some(holder) = &*holder {
+            return Ok(ask(holder));
+        }
+        let stat = self.object.stat()?;
+        Ok(ask(holder.insert(LockHolder::new(all, (stat.dev, stat.ino)))))
+    }
+
+    /// Takes a lock on the file for this open file.
+    ///
+    /// # Errors
+    /// EAGAIN when another open file's lock conflicts, ENOLCK.
+    pub fn lock(&self, all: &Arc<FileLocks>, lock: Lock) -> Result<(), Errno> {
+        self.with_holder(all, |holder| holder.take(lock))?
+    }
+
+    /// Another open file's lock that `lock` would conflict with.
+    ///
+    /// # Errors
+    /// The host's errno.
+    pub fn lock_conflict(&self, all: &Arc<FileLocks>, lock: &Lock) -> Result<Option<Lock>, Errno> {
+        self.with_holder(all, |holder| holder.conflict(lock))
+    }
+
+    /// Gives up what this open file holds in the range of `lock`.
+    pub fn unlock(&self, lock: &Lock) {
+        if let Some(holder) = &*self.locks.lock() {
+            holder.release(lock);
+        }
+    }
+
     /// Makes an open file again.
     ///
     /// # Errors
@@ -157,8 +200,18 @@ impl OpenFile {
     pub fn restore(payload: &[u8], restorer: &mut Restorer<'_>) -> Result<Arc<dyn Object>, RestoreError> {
         let saved: SavedOpenFile = Restorer::decode("open file", payload)?;
         let object = restorer.file(saved.object)?;
-        let flags = AtomicU32::new(saved.flags);
-        Ok(Arc::new(Self { object, access: saved.access, flags, position: Mutex::new(saved.position) }))
+        let file = Self {
+            object,
+            access: saved.access,
+            flags: AtomicU32::new(saved.flags),
+            position: Mutex::new(saved.position),
+            locks: Mutex::new(None),
+        };
+        for lock in saved.locks {
+            file.lock(restorer.context.vfs.locks(), lock)
+                .map_err(|errno| RestoreError::Host { what: "a lock on a file", source: errno.into() })?;
+        }
+        Ok(Arc::new(file))
     }
 
     /// Registry key of saved open files.
@@ -182,6 +235,7 @@ impl Object for OpenFile {
             access: self.access,
             flags: self.flags.load(Ordering::Relaxed),
             position: *self.position.lock(),
+            locks: self.locks.lock().as_ref().map(LockHolder::held).unwrap_or_default(),
         };
         saver.encode(Self::KIND, &saved)
     }

@@ -14,7 +14,7 @@ use super::mount::{MountTree, PointId};
 use super::synthetic::{Dev, Proc, ProcessLink, SyntheticFs, Sys, Text};
 use super::tmpfs::{SavedTmpfs, Tmpfs, TmpfsLimits, TmpfsMount};
 use super::{Caller, FileSystem, Inode, Mount, MountSource, MountTable, Place};
-use crate::file::{AccessMode, DirectoryEntry, OpenFile, StatusFlags};
+use crate::file::{AccessMode, DirectoryEntry, FileLocks, OpenFile, StatusFlags};
 use crate::object::{RestoreError, SaveError};
 use crate::task::Process;
 
@@ -26,6 +26,7 @@ pub struct Vfs {
     memfds: Arc<Mount>,
     /// What /proc is about.
     process: ProcessLink,
+    locks: Arc<FileLocks>,
 }
 
 /// The memfds' place in saved references, which is no path.
@@ -94,7 +95,7 @@ impl Default for Vfs {
         let root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
         let memfds = Tmpfs::new(MEMFDS, MEMFD_DEVICE, MEMFD_LIMITS, 0o700);
         let memfds = Mount::detached(MEMFDS, Arc::new(TmpfsMount(memfds)));
-        Self { tree, root, memfds: Arc::new(memfds), process: ProcessLink::default() }
+        Self { tree, root, memfds: Arc::new(memfds), process: ProcessLink::default(), locks: Arc::default() }
     }
 }
 
@@ -107,7 +108,7 @@ impl Vfs {
         if table.0.first().is_none_or(|first| first.at != "/") {
             return Err(VfsError::NoRoot);
         }
-        let Self { mut tree, mut root, memfds, process } = Self::default();
+        let Self { mut tree, mut root, memfds, process, locks } = Self::default();
         for (index, entry) in table.0.iter().enumerate() {
             let device = MEMFD_DEVICE + 1 + index as u64;
             check_path(&entry.at)?;
@@ -137,12 +138,17 @@ impl Vfs {
                 root = Place { inode: mount.fs.root(), mount, entry: None, point: Some(MountTree::ROOT) };
             }
         }
-        Ok(Arc::new(Self { tree, root, memfds, process }))
+        Ok(Arc::new(Self { tree, root, memfds, process, locks }))
     }
 
     /// "/".
     pub fn root(&self) -> Place {
         self.root.clone()
+    }
+
+    /// The locks that open files hold.
+    pub fn locks(&self) -> &Arc<FileLocks> {
+        &self.locks
     }
 
     /// All mounts.

@@ -36,6 +36,12 @@ fn fcntl(cx: &Cx<'_>, fd: Fd, command: i32, argument: u64) -> SysResult {
         libc::F_SETFL => file.set_flags(StatusFlags::from_bits_truncate(argument as u32)),
         // Nothing sends SIGIO here, so no one can own it.
         libc::F_GETOWN | libc::F_SETOWN => {}
+        libc::F_GETLK | libc::F_SETLK | libc::F_SETLKW => {
+            return super::lock::fcntl_lock(cx, &file, command, argument);
+        }
+        libc::F_OFD_GETLK | libc::F_OFD_SETLK | libc::F_OFD_SETLKW => {
+            return super::lock::fcntl_lock(cx, &file, command, argument);
+        }
         libc::F_GET_SEALS => return Ok(u64::from(in_memory(&file)?.seals().bits())),
         libc::F_ADD_SEALS => {
             let seals = u32::try_from(argument).ok().and_then(Seals::from_bits).ok_or(Errno::INVAL)?;

@@ -20,6 +20,7 @@ const FAMILIES: &[Family] = &[
     super::metadata::dispatch,
     super::directory::dispatch,
     super::descriptor::dispatch,
+    super::lock::dispatch,
     super::attributes::dispatch,
     super::transfer::dispatch,
     super::pipe::dispatch,

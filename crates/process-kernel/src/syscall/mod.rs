@@ -14,6 +14,7 @@ mod file;
 mod identity;
 mod memory;
 mod message;
+mod lock;
 mod metadata;
 mod open;
 mod path;
