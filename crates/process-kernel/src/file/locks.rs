@@ -45,8 +45,8 @@ impl Lock {
     }
 
     /// What is left of the lock outside `start..=last`.
-    fn without(&self, start: u64, last: u64) -> impl Iterator<Item = Self> {
-        let (lock, from, to) = (*self, start, last);
+    fn without(self, start: u64, last: u64) -> impl Iterator<Item = Self> {
+        let (lock, from, to) = (self, start, last);
         let before = (lock.start < from).then(|| Self { last: lock.last.min(from - 1), ..lock });
         let after = (lock.last > to).then(|| Self { start: lock.start.max(to + 1), ..lock });
         let apart = lock.last < from || lock.start > to;
@@ -133,7 +133,9 @@ fn replace(locks: &mut Vec<(u64, Lock)>, owner: u64, range: &Lock) -> bool {
         locks.drain(..).partition(|(other, lock)| *other == owner && lock.kind == range.kind);
     *locks = others;
     let before = own.len();
-    locks.extend(own.into_iter().flat_map(|(_, lock)| lock.without(range.start, range.last)).map(|lock| (owner, lock)));
+    locks.extend(
+        own.into_iter().flat_map(|(_, lock)| lock.without(range.start, range.last)).map(|lock| (owner, lock)),
+    );
     before > 0
 }
 
