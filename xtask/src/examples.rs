@@ -35,9 +35,17 @@ const LAYERS: [Layer; 3] = [
 /// The platforms of wheels that fit Debian 12's C library, newest first.
 const PLATFORMS: [&str; 3] = ["manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"];
 
+/// The runtimes of the integration tests, as arguments of `faasnap runtime build`.
+const RUNTIMES: &[&[&str]] = &[
+    &["python3.11"],
+    &["provided.al2023"],
+    &["nodejs"],
+    &["provided.al2023", "--name", "tools", "--debian", "sqlite3", "--debian", "lua5.4"],
+];
+
 /// What the integration tests run on.
 pub(crate) struct Prepared {
-    /// A home directory with the runtimes `python3.11` and `provided.al2023`.
+    /// A home directory with the runtimes `python3.11`, `provided.al2023`, `nodejs` and `tools` (SQLite, Lua).
     pub(crate) home: PathBuf,
     /// A folder with `functions/rust/` and `layers/{numpy,pillow,pyaes}/content/`.
     pub(crate) examples: PathBuf,
@@ -57,8 +65,9 @@ pub(crate) fn prepare() -> Result<Prepared> {
     let examples = build()?;
     let home = target().join("test-home");
     let faasnap = binary("dev")?;
-    for recipe in ["python3.11", "provided.al2023"] {
-        process::run(command(&faasnap, &["runtime", "build", recipe]).env("FAASNAP_HOME", &home))?;
+    for arguments in RUNTIMES {
+        let mut build = command(&faasnap, &["runtime", "build"]);
+        process::run(build.args(*arguments).env("FAASNAP_HOME", &home))?;
     }
     Ok(Prepared { home, examples })
 }

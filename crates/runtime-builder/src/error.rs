@@ -69,6 +69,9 @@ pub enum BuildError {
         /// The recipe.
         recipe: &'static str,
     },
+    /// What can't be a Debian package's name.
+    #[error("{0:?} is no Debian package: write its name, such as libgomp1")]
+    DebianName(String),
     /// A Python package's name that pip would take for something else.
     #[error(
         "{0:?} is no Python package: write a name or a name with a version, such as numpy or numpy==2.1.0"

@@ -47,7 +47,7 @@ fn plan_with(recipe: &Recipe, apt: Apt) -> Result<Plan, BuildError> {
         let packages = resolve(wanted, recipe.leave_out, &archive)?;
         Ok(packages.into_iter().map(Control::package).collect())
     };
-    let packages = find(recipe.debian)?;
+    let packages = find(&recipe.wanted())?;
     let tools = if recipe.python.is_some() { find(&["python3-pip-whl"])? } else { Vec::new() };
     Ok(Plan { recipe: recipe.clone(), packages, tools, apt })
 }

@@ -26,6 +26,8 @@ pub struct Recipe {
     pub about: &'static str,
     /// Debian packages that are wanted.
     pub(crate) debian: &'static [&'static str],
+    /// More of them, that the user wants.
+    pub(crate) more_debian: Vec<String>,
     /// Their dependencies that are left out.
     pub(crate) leave_out: &'static [&'static str],
     /// Its Python, when it has one.
@@ -76,6 +78,7 @@ static RECIPES: [Recipe; 3] = [
             "python3.11-minimal",
             "tzdata",
         ],
+        more_debian: Vec::new(),
         leave_out: &NEVER,
         python: Some(PythonRecipe {
             interpreter: "python3.11",
@@ -94,6 +97,7 @@ static RECIPES: [Recipe; 3] = [
         name: "provided.al2023",
         about: "C library, certificates and a shell, for functions that bring their own bootstrap",
         debian: &["base-files", "bash", "ca-certificates", "libgcc-s1", "libstdc++6", "tzdata", "zlib1g"],
+        more_debian: Vec::new(),
         leave_out: &NEVER,
         python: None,
         files: &[],
@@ -105,6 +109,7 @@ static RECIPES: [Recipe; 3] = [
         name: "nodejs",
         about: "Node.js as apt offers it, with a small runtime client of our own",
         debian: &["base-files", "ca-certificates", "dash", "libgcc-s1", "libstdc++6", "nodejs", "tzdata"],
+        more_debian: Vec::new(),
         leave_out: &NEVER,
         python: None,
         files: &[
@@ -133,6 +138,30 @@ impl Recipe {
     /// The recipe with that name.
     pub fn by_name(name: &str) -> Option<Self> {
         RECIPES.iter().find(|recipe| recipe.name == name).cloned()
+    }
+
+    /// The same recipe with more Debian packages.
+    ///
+    /// # Errors
+    /// [`BuildError::DebianName`] for what can't be a package's name, since apt would take an option.
+    pub fn with_debian(mut self, packages: &[String]) -> Result<Self, BuildError> {
+        for package in packages {
+            // deb-control(5): lower-case letters, digits, plus, minus and full stop, a letter or digit first.
+            let plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte);
+            let first = package.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+            if !first || !package.bytes().all(plain) {
+                return Err(BuildError::DebianName(package.clone()));
+            }
+        }
+        self.more_debian = packages.to_vec();
+        self.more_debian.sort();
+        Ok(self)
+    }
+
+    /// Every Debian package that is wanted.
+    pub(crate) fn wanted(&self) -> Vec<&str> {
+        self.debian.iter().copied().chain(self.more_debian.iter().map(String::as_str)).collect()
     }
 
     /// The same recipe with more Python packages, as pip names them.
@@ -169,6 +198,16 @@ mod tests {
             assert_eq!(Recipe::by_name(name).unwrap().about, about);
         }
         assert_eq!(Recipe::by_name("python2"), None);
+    }
+
+    #[test]
+    fn only_plain_names_reach_apt() {
+        let ask = |text: &str| Recipe::by_name("provided.al2023").unwrap().with_debian(&[text.to_owned()]);
+        let recipe = ask("libstdc++6").unwrap();
+        assert!(recipe.wanted().contains(&"libstdc++6") && recipe.wanted().contains(&"bash"));
+        for bad in ["", "-y", "--reinstall", "a=1", "a b", "../x", "A"] {
+            assert!(matches!(ask(bad), Err(BuildError::DebianName(_))), "{bad}");
+        }
     }
 
     #[test]

@@ -52,7 +52,8 @@ unpacked there, nothing on this machine is installed or changed. A runtime that 
 Examples:
   faasnap runtime build python3.11
   faasnap runtime build python3.11 --name python3.11-science --package numpy --package pillow==11.0.0
-  faasnap runtime build provided.al2023")]
+  faasnap runtime build provided.al2023
+  faasnap runtime build provided.al2023 --name tools --debian sqlite3 --debian lua5.4")]
 pub(crate) struct BuildRuntime {
     /// What to build
     #[arg(value_parser = recipes(), value_name = "RECIPE")]
@@ -63,6 +64,9 @@ pub(crate) struct BuildRuntime {
     /// A Python package to add, as pip names it; may be repeated
     #[arg(long = "package", value_name = "PACKAGE")]
     pub(crate) packages: Vec<String>,
+    /// A Debian package to add, with what it depends on; may be repeated
+    #[arg(long = "debian", value_name = "PACKAGE")]
+    pub(crate) debian: Vec<String>,
     /// Build again although nothing has changed, for newer versions of --package, say
     #[arg(long)]
     pub(crate) rebuild: bool,

@@ -30,7 +30,8 @@ pub(super) fn run(store: &Store, command: RuntimeCommand) -> Result<Outcome> {
 fn build(store: &Store, arguments: &BuildRuntime) -> Result<Outcome> {
     let recipe = Recipe::by_name(&arguments.recipe)
         .with_context(|| format!("there is no recipe {}", arguments.recipe))?
-        .with_packages(&arguments.packages)?;
+        .with_packages(&arguments.packages)?
+        .with_debian(&arguments.debian)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
         None => recipe.name.parse()?,
