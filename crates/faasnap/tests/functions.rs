@@ -1,0 +1,299 @@
+//! Functions from start to answer: booted cold, snapshotted, restored; what goes wrong with AWS's own words.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+/// A home of its own with the prepared runtimes' files behind it.
+struct Home(tempfile::TempDir);
+
+fn prepared(variable: &str) -> PathBuf {
+    std::env::var_os(variable).expect("run `cargo xtask test`, which prepares runtimes and examples").into()
+}
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples")
+}
+
+/// What an invocation gave: its exit status and what it wrote.
+struct Ran {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    #[track_caller]
+    fn good(self) -> String {
+        assert_eq!(self.status, Some(0), "{}{}", self.out, self.err);
+        self.out
+    }
+
+    /// The error that a function's caller gets.
+    #[track_caller]
+    fn function_error(self) -> Value {
+        assert_eq!(self.status, Some(1), "{}{}", self.out, self.err);
+        serde_json::from_str(&self.out).unwrap()
+    }
+}
+
+impl Home {
+    fn new() -> Self {
+        let home = Self(tempfile::tempdir().unwrap());
+        // The same runtimes without copying them: links of the same files, then records as faasnap makes them.
+        home.run(&["function", "list"]).good();
+        for runtime in ["python3.11", "provided.al2023"] {
+            let from = prepared("FAASNAP_TEST_HOME").join("runtimes").join(runtime);
+            let to = home.0.path().join("home/runtimes").join(runtime);
+            let status = Command::new("cp").arg("-al").arg(from).arg(to).status().unwrap();
+            assert!(status.success());
+        }
+        home
+    }
+
+    fn run(&self, line: &[&str]) -> Ran {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_faasnap"));
+        Ran::of(command.args(line).env("FAASNAP_HOME", self.0.path().join("home")).output().unwrap())
+    }
+
+    fn create(&self, name: &str, runtime: &str, handler: &str, code: &Path, more: &[&str]) {
+        let create = ["function", "create", name, "--runtime", runtime, "--handler", handler, "--code"];
+        self.run(&[&create[..], &[code.to_str().unwrap(), "--replace"], more].concat()).good();
+    }
+
+    /// A Python function from its source.
+    fn python(&self, name: &str, code: &str, more: &[&str]) {
+        let folder = self.0.path().join("code").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("app.py"), code).unwrap();
+        self.create(name, "python3.11", "app.handler", &folder, &[&["--memory", "256"], more].concat());
+    }
+
+    fn invoke(&self, name: &str, from: &str, payload: &str) -> Ran {
+        self.run(&["invoke", name, "--from", from, "--payload", payload])
+    }
+
+    #[track_caller]
+    fn answer(&self, name: &str, from: &str, payload: &str) -> Value {
+        serde_json::from_str(&self.invoke(name, from, payload).good()).unwrap()
+    }
+}
+
+/// The answers of a function booted cold and restored twice from one snapshot.
+#[track_caller]
+fn three_ways(home: &Home, name: &str, payload: &str) -> [Value; 3] {
+    let cold = home.answer(name, "cold", payload);
+    home.run(&["snapshot", "create", name]).good();
+    home.run(&["snapshot", "verify", name]).good();
+    [cold, home.answer(name, "snapshot", payload), home.answer(name, "snapshot", payload)]
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn hello_answers_cold_and_restored() {
+    let home = Home::new();
+    home.create("hello", "python3.11", "app.handler", &source().join("python/hello"), &["--memory", "256"]);
+    let answers = three_ways(&home, "hello", r#"{"name":"tests"}"#);
+    let ids: HashSet<_> = answers.iter().map(|answer| answer["request_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 3);
+    assert!(answers.iter().all(|answer| answer["message"] == "Hello, tests!"));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn json_pillow_and_numpy_check_their_own_answers() {
+    let home = Home::new();
+    for (name, payload) in [("json", r#"{"records":200}"#), ("pillow", "{}"), ("numpy", r#"{"size":64}"#)] {
+        let layer = prepared("FAASNAP_TEST_EXAMPLES").join("layers").join(name).join("content");
+        let layer = layer.to_str().unwrap();
+        let layers: &[&str] = if name == "json" { &[] } else { &["--layer", layer] };
+        let more = [&["--memory", "512", "--timeout", "30"], layers].concat();
+        home.create(name, "python3.11", "app.handler", &source().join("python").join(name), &more);
+        let [cold, first, second] = three_ways(&home, name, payload);
+        assert_eq!((&cold, &cold), (&first, &second), "{name}");
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn rust_and_shell_bootstraps_answer() {
+    let home = Home::new();
+    let rust = prepared("FAASNAP_TEST_EXAMPLES").join("functions/rust");
+    home.create("rust", "provided.al2023", "bootstrap", &rust, &[]);
+    for answer in three_ways(&home, "rust", r#"{"below":10000}"#) {
+        assert_eq!(answer["primes"], 1229);
+    }
+    home.create("shell", "provided.al2023", "app.handler", &source().join("shell"), &[]);
+    for answer in three_ways(&home, "shell", r#"{"a":1234}"#) {
+        assert_eq!(answer, json!({"digits": 4, "sum": 10}));
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn two_instances_of_one_snapshot_have_randomness_of_their_own() {
+    let home = Home::new();
+    let code = "import os, random, ssl, uuid, secrets\n\
+                def handler(event, context):\n    \
+                    return [os.urandom(8).hex(), str(uuid.uuid4()), random.SystemRandom().random(),\n            \
+                            ssl.RAND_bytes(8).hex(), secrets.token_hex(8)]\n";
+    home.python("dice", code, &[]);
+    let [cold, first, second] = three_ways(&home, "dice", "{}");
+    for at in 0..5 {
+        assert!(
+            cold[at] != first[at] && first[at] != second[at] && cold[at] != second[at],
+            "{at}: {first} {second}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn clocks_go_on_and_the_wall_clock_is_right_after_a_restore() {
+    use std::time::{Duration, SystemTime, UNIX_EPOCH};
+    let home = Home::new();
+    let code = "import time\n\
+                started = time.monotonic()\n\
+                def handler(event, context):\n    \
+                    return {'wall': time.time(), 'since': time.monotonic() - started,\n            \
+                            'left': context.get_remaining_time_in_millis()}\n";
+    home.python("clock", code, &["--timeout", "7"]);
+    home.run(&["snapshot", "create", "clock"]).good();
+    let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let answer = home.answer("clock", "snapshot", "{}");
+    let after = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let wall = Duration::from_secs_f64(answer["wall"].as_f64().unwrap());
+    // Two hundredths for rounding: what is compared are two clocks of one machine.
+    let slack = Duration::from_millis(20);
+    assert!(wall + slack >= before && wall <= after + slack, "{before:?} {wall:?} {after:?}");
+    assert!(answer["since"].as_f64().unwrap() > 0.0);
+    let left = answer["left"].as_i64().unwrap();
+    assert!((1..=7000).contains(&left), "{left}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn snap_start_hooks_run_around_a_snapshot() {
+    let home = Home::new();
+    let code = "from snapshot_restore_py import register_before_snapshot, register_after_restore\n\
+                seen = []\n\
+                register_before_snapshot(seen.append, 'before')\n\
+                register_after_restore(seen.append, 'after')\n\
+                def handler(event, context): return seen\n";
+    home.python("hooks", code, &[]);
+    let [cold, first, second] = three_ways(&home, "hooks", "{}");
+    assert_eq!((cold, first, second), (json!([]), json!(["before", "after"]), json!(["before", "after"])));
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_raised_exception_is_the_function_s_error() {
+    let home = Home::new();
+    let code = "import sys\n\
+                def handler(event, context):\n    \
+                    print('to the log')\n    \
+                    raise ValueError('no luck with ' + event['what'])\n";
+    home.python("raises", code, &[]);
+    home.run(&["snapshot", "create", "raises"]).good();
+    for from in ["cold", "snapshot"] {
+        let error = home.invoke("raises", from, r#"{"what":"dice"}"#).function_error();
+        assert_eq!(
+            (&error["errorType"], &error["errorMessage"]),
+            (&json!("ValueError"), &json!("no luck with dice"))
+        );
+        assert!(error["stackTrace"].is_array());
+    }
+    let log = home.run(&["invoke", "raises", "--log", "--payload", r#"{"what":"logs"}"#]).err;
+    for text in ["to the log", "START RequestId: ", "END RequestId: ", "REPORT RequestId: "] {
+        assert!(log.contains(text), "{text:?} is missing in: {log}");
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn what_ends_an_instance_is_said_in_aws_s_words() {
+    let home = Home::new();
+    let handler = |body: &str| format!("import os, sys, time\ndef handler(event, context):\n    {body}\n");
+    for (name, body, error_type, message) in [
+        ("slow", "time.sleep(60)", "Sandbox.Timedout", "Error: Task timed out after 1.00 seconds"),
+        ("spins", "while True: pass", "Sandbox.Timedout", "Error: Task timed out after 1.00 seconds"),
+        ("exits", "os._exit(3)", "Runtime.ExitError", "Error: Runtime exited with error: exit status 3"),
+        ("ends", "os._exit(0)", "Runtime.ExitError", "Error: Runtime exited without providing a reason"),
+        (
+            "killed",
+            "os.kill(os.getpid(), 9)",
+            "Runtime.ExitError",
+            "Error: Runtime exited with error: signal: killed",
+        ),
+        ("eats", "return len(bytearray(1 << 30))", "Runtime.ExitError", ""),
+    ] {
+        home.python(name, &handler(body), &["--timeout", "1"]);
+        let error = home.invoke(name, "cold", "{}");
+        if name == "eats" {
+            // Python may report the failed allocation itself before the instance is ended; either is an error.
+            assert_eq!(error.status, Some(1), "{}{}", error.out, error.err);
+            continue;
+        }
+        let error = error.function_error();
+        assert_eq!(error["errorType"], error_type, "{name}: {error}");
+        let text = error["errorMessage"].as_str().unwrap();
+        assert!(text.starts_with("RequestId: ") && text.ends_with(message), "{name}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_function_that_can_not_initialise_says_why() {
+    let home = Home::new();
+    home.python("broken", "import no_such_module\ndef handler(event, context): pass\n", &[]);
+    let error = home.invoke("broken", "cold", "{}").function_error();
+    assert_eq!(error["errorType"], "Runtime.ImportModuleError");
+    assert!(error["errorMessage"].as_str().unwrap().contains("no_such_module"), "{error}");
+    let refused = home.run(&["snapshot", "create", "broken"]);
+    assert_ne!(refused.status, Some(0));
+    let none = home.invoke("broken", "snapshot", "{}");
+    assert_eq!(none.status, Some(3), "{}", none.err);
+    assert!(none.err.contains("has no snapshot"), "{}", none.err);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_function_sees_lambda_s_world_and_no_other() {
+    let home = Home::new();
+    let code = "import os\n\
+                def handler(event, context):\n    \
+                    open('/tmp/mine', 'w').write('x')\n    \
+                    refused = []\n    \
+                    for path in ['/var/task/new', '/opt/new', '/usr/new']:\n        \
+                        try: open(path, 'w')\n        \
+                        except OSError as error: refused.append(error.errno)\n    \
+                    return {'cwd': os.getcwd(), 'tmp': os.listdir('/tmp'), 'refused': len(refused),\n            \
+                            'task': os.listdir('/var/task'), 'variables': dict(os.environ)}\n";
+    home.python("world", code, &["--env", "TABLE=mine"]);
+    for _ in 0..2 {
+        let answer = home.answer("world", "cold", "{}");
+        assert_eq!((&answer["cwd"], &answer["tmp"]), (&json!("/var/task"), &json!(["mine"])));
+        assert_eq!((&answer["refused"], &answer["task"]), (&json!(3), &json!(["app.py"])));
+        let variables = &answer["variables"];
+        for (name, value) in [
+            ("TABLE", "mine"),
+            ("_HANDLER", "app.handler"),
+            ("AWS_LAMBDA_FUNCTION_NAME", "world"),
+            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+            ("AWS_EXECUTION_ENV", "AWS_Lambda_python3.11"),
+            ("LAMBDA_TASK_ROOT", "/var/task"),
+        ] {
+            assert_eq!(variables[name], value, "{name}");
+        }
+        assert_eq!(variables["FAASNAP_HOME"], Value::Null);
+    }
+}
