@@ -7,6 +7,7 @@
 mod args;
 mod commands;
 mod doctor;
+mod function_worker;
 mod output;
 mod progress;
 

@@ -136,7 +136,7 @@ pub(crate) fn unsupported(process: &Process) -> Vec<(String, u64)> {
 }
 
 /// Makes `directory` the working directory.
-fn enter(process: &Process, directory: &[u8]) -> Result<(), ProgramError> {
+pub(crate) fn enter(process: &Process, directory: &[u8]) -> Result<(), ProgramError> {
     let identity = &process.identity;
     let caller = Caller { tid: identity.pid, uid: identity.uid, gid: identity.gid };
     let place = process.vfs.walk(&caller, &process.vfs.root(), directory, Walk::FOLLOW);

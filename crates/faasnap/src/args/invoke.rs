@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use restore::RestoreStrategy;
 use store::FunctionName;
 
 /// Where an instance comes from.
@@ -43,6 +44,7 @@ Examples:
   faasnap invoke hello
   faasnap invoke hello --payload '{\"name\": \"world\"}'
   faasnap invoke hello --payload @event.json --from cold --log
+  faasnap invoke hello --from snapshot --strategy faasnap --record --timeline
   generate-event | faasnap invoke hello --payload -")]
 pub(crate) struct InvokeArguments {
     /// The function
@@ -56,6 +58,18 @@ pub(crate) struct InvokeArguments {
     /// Show the function's log, with Lambda's START, END and REPORT lines, on standard error
     #[arg(long)]
     pub(crate) log: bool,
+    /// How memory comes back from the snapshot: on-demand, cached, reap, faasnap or eager [default: on-demand]
+    #[arg(long, value_name = "STRATEGY")]
+    pub(crate) strategy: Option<RestoreStrategy>,
+    /// Record the pages that this invocation touches, when the strategy (reap or faasnap) has no recording to go by
+    #[arg(long, requires = "strategy")]
+    pub(crate) record: bool,
+    /// Show on standard error what the time from request to answer went into
+    #[arg(long)]
+    pub(crate) timeline: bool,
+    /// Print answer, figures and timeline as JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[cfg(test)]

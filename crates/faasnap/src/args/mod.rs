@@ -7,7 +7,6 @@ mod invoke;
 mod runtime;
 mod snapshot;
 mod values;
-mod worker;
 
 use std::path::PathBuf;
 
@@ -16,8 +15,9 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::ExecArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};
+pub(crate) use invoke::{From, InvokeArguments, Payload};
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
-pub(crate) use snapshot::{SnapshotCommand, SnapshotReference};
+pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};
 pub(crate) use values::environment;
 
 /// Functions in KVM virtual machines, restored from snapshots.
@@ -31,11 +31,14 @@ A first session:
   faasnap doctor                                  what works on this machine
   faasnap runtime build python3.11                a root file system with CPython
   faasnap function create hello --runtime python3.11 --handler app.handler --code ./hello
-  faasnap function list
+  faasnap invoke hello --from cold                boot it and call it
+  faasnap snapshot create hello                   boot it and keep it as it is after its initialisation
+  faasnap invoke hello --from snapshot --timeline restore it and call it
+  faasnap exec -- /bin/echo hello                 any program in a guest of its own
 
 Exit status:
   0  done
-  1  the thing asked about failed: a damaged file, a machine that can't run functions
+  1  the thing asked about failed: a function's error, a damaged file, a machine that can't run functions
   2  a mistake in the command line
   3  faasnap could not do what was asked; standard error says why
 
@@ -65,11 +68,16 @@ pub(crate) enum Command {
     /// Create, list and remove functions
     #[command(subcommand)]
     Function(FunctionCommand),
-    /// List, show, verify and remove snapshots
+    /// Call a function: in a new instance, or in one restored from its snapshot
+    Invoke(InvokeArguments),
+    /// Take, list, show, verify and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
     /// Run a Linux program of this machine in a process guest
     Exec(ExecArguments),
+    /// One instance's process; its node speaks to it on standard input
+    #[command(hide = true)]
+    Worker,
     /// Say what this machine has, what will work, and how to mend what won't
     Doctor(DoctorArguments),
 }

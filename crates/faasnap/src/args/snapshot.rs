@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use store::{FunctionName, NameProblem, SnapshotId};
 
 use super::OutputArguments;
@@ -31,10 +31,13 @@ impl FromStr for SnapshotReference {
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
 Examples:
+  faasnap snapshot create hello
   faasnap snapshot list hello
   faasnap snapshot verify hello
   faasnap snapshot rm hello@3f9a1c20-1")]
 pub(crate) enum SnapshotCommand {
+    /// Boot a function, run its initialisation, and keep the result
+    Create(CreateSnapshot),
     /// List the snapshots of one function, or of all
     #[command(visible_alias = "ls")]
     List {
@@ -63,6 +66,17 @@ pub(crate) enum SnapshotCommand {
         #[arg(required = true)]
         snapshots: Vec<SnapshotReference>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateSnapshot {
+    /// The function
+    pub(crate) function: FunctionName,
+    /// Show the function's log on standard error
+    #[arg(long)]
+    pub(crate) log: bool,
+    #[command(flatten)]
+    pub(crate) output: OutputArguments,
 }
 
 #[cfg(test)]

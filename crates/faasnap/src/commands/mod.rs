@@ -3,8 +3,11 @@
 mod doctor;
 mod exec;
 mod function;
+mod invoke;
 mod runtime;
 mod snapshot;
+mod snapshot_create;
+mod worker;
 
 use std::path::PathBuf;
 
@@ -31,6 +34,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Runtime(command) => runtime::run(&open(&global)?, command),
         Command::Function(command) => function::run(&open(&global)?, command),
         Command::Snapshot(command) => snapshot::run(&open(&global)?, command),
+        Command::Invoke(arguments) => invoke::run(&open(&global)?, &arguments),
+        Command::Worker => worker::run(),
         // A program needs no home; where there is one, it is hidden from the program.
         Command::Exec(arguments) => exec::run(home(&global).ok().as_deref(), arguments),
         Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),

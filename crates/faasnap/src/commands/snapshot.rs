@@ -14,6 +14,7 @@ use crate::output::{Table, bytes, print, print_json, report, time};
 
 pub(super) fn run(store: &Store, command: SnapshotCommand) -> Result<Outcome> {
     match command {
+        SnapshotCommand::Create(arguments) => super::snapshot_create::run(store, &arguments),
         SnapshotCommand::List { function, output } => list(store, function, &output),
         SnapshotCommand::Show { snapshot, output } => show(store, &snapshot, &output),
         SnapshotCommand::Verify { snapshot, output } => verify(store, &snapshot, &output),

@@ -1,0 +1,168 @@
+//! `faasnap invoke`.
+
+use std::fs;
+use std::io::{Read, Write, stderr, stdin, stdout};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use restore::{RestoreStrategy, Timeline};
+use runtime_api::{ExitReason, Outcome as Ending};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use store::{Lease, OpenFunction, SnapshotEntry, Store};
+use uuid::Uuid;
+use worker_protocol::{Answer, Exit, Failure, FailureKind};
+
+use super::Outcome;
+use crate::args::{From, InvokeArguments, Payload};
+use crate::function_worker::{FunctionWorker, INIT_LIMIT, WorkerFailure};
+use crate::output::print_json;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    request_id: &'a str,
+    /// Whether the function failed.
+    failed: bool,
+    /// The answer: as JSON when it is JSON, else as text.
+    payload: Answered<'a>,
+    from: &'static str,
+    duration_ms: f64,
+    max_memory_bytes: u64,
+    timeline: Option<Timeline>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Answered<'a> {
+    Json(&'a RawValue),
+    Text(String),
+}
+
+pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome> {
+    let payload = payload(&arguments.payload)?;
+    let timeline = Timeline::start();
+    let function = store.open_function(&arguments.name)?;
+    let snapshot = match arguments.from {
+        Some(From::Cold) => None,
+        Some(From::Snapshot) => match find(store, &function)? {
+            Some(found) => Some(found),
+            None => bail!(
+                "function {0} has no snapshot that fits it as it is now: run `faasnap snapshot create {0}`",
+                arguments.name
+            ),
+        },
+        None => find(store, &function)?,
+    };
+    let request_id = Uuid::new_v4().to_string();
+    let answered = invoke(arguments, &function, snapshot.as_ref(), timeline, &request_id, payload);
+    let (payload, failed, details) = match answered {
+        Ok((answer, timeline)) => {
+            let failed = answer.ending.is_function_error();
+            (answer.payload.to_vec(), failed, Some((answer, timeline)))
+        }
+        Err(error) => match error.downcast::<WorkerFailure>() {
+            Ok(WorkerFailure(failure)) => (function_error(failure, &request_id)?, true, None),
+            Err(error) => return Err(error),
+        },
+    };
+    let from = if snapshot.is_some() { "snapshot" } else { "cold" };
+    show(arguments, &request_id, &payload, failed, from, details)?;
+    Ok(if failed { Outcome::Negative } else { Outcome::Good })
+}
+
+fn find(store: &Store, function: &OpenFunction) -> Result<Option<(SnapshotEntry, Lease)>> {
+    let Some(entry) = store.current_snapshot(function)? else { return Ok(None) };
+    Ok(Some(store.open_snapshot(&function.function.name, &entry.id)?))
+}
+
+fn payload(payload: &Payload) -> Result<Vec<u8>> {
+    Ok(match payload {
+        Payload::Text(text) => text.clone().into_bytes(),
+        Payload::File(path) => fs::read(path).with_context(|| format!("reading {}", path.display()))?,
+        Payload::StandardInput => {
+            let mut bytes = Vec::new();
+            stdin().lock().read_to_end(&mut bytes).context("reading standard input")?;
+            bytes
+        }
+    })
+}
+
+fn invoke(
+    arguments: &InvokeArguments,
+    function: &OpenFunction,
+    snapshot: Option<&(SnapshotEntry, Lease)>,
+    timeline: Timeline,
+    request_id: &str,
+    payload: Vec<u8>,
+) -> Result<(Answer, Timeline)> {
+    let mut worker = FunctionWorker::start(function, snapshot.is_some(), arguments.log, timeline)?;
+    match snapshot {
+        Some((entry, _lease)) => {
+            let strategy = arguments.strategy.unwrap_or(RestoreStrategy::OnDemand);
+            worker.restore(&entry.path, strategy, arguments.record)?;
+        }
+        None => drop(worker.boot()?),
+    }
+    let answer = worker.invoke(request_id, payload)?;
+    let timeline = worker.timeline(&answer.timeline)?;
+    worker.stop()?;
+    Ok((answer, timeline))
+}
+
+/// What the caller of a function that never came to run gets: AWS's texts. What is no fault of the function stays an error.
+fn function_error(failure: Failure, request_id: &str) -> Result<Vec<u8>> {
+    let ended = |outcome: Ending| Ok(outcome.payload(request_id));
+    match failure.kind {
+        FailureKind::Init { payload, .. } | FailureKind::Restore { payload, .. } => Ok(payload.into_vec()),
+        FailureKind::InitTimeout | FailureKind::RestoreTimeout => {
+            ended(Ending::TimedOut { limit: INIT_LIMIT })
+        }
+        FailureKind::Exited(Exit::Status(status)) => ended(Ending::Exited(ExitReason::Status(status))),
+        FailureKind::Exited(Exit::Signal(signal)) => ended(Ending::Exited(ExitReason::Signal(signal))),
+        FailureKind::Request
+        | FailureKind::Machine
+        | FailureKind::Program
+        | FailureKind::Snapshot
+        | FailureKind::Internal => Err(WorkerFailure(failure).into()),
+    }
+}
+
+fn show(
+    arguments: &InvokeArguments,
+    request_id: &str,
+    payload: &[u8],
+    failed: bool,
+    from: &'static str,
+    details: Option<(Answer, Timeline)>,
+) -> Result<()> {
+    let (answer, timeline) = details.unzip();
+    let usage = answer.map(|answer| answer.usage).unwrap_or_default();
+    if arguments.json {
+        return print_json(&Report {
+            request_id,
+            failed,
+            payload: match serde_json::from_slice(payload) {
+                Ok(json) => Answered::Json(json),
+                Err(_) => Answered::Text(String::from_utf8_lossy(payload).into_owned()),
+            },
+            from,
+            duration_ms: milliseconds(usage.duration),
+            max_memory_bytes: usage.max_memory,
+            timeline,
+        });
+    }
+    if let Some(timeline) = timeline.filter(|_| arguments.timeline) {
+        // The answer is what matters.
+        let _ = writeln!(stderr(), "{timeline}");
+    }
+    let mut out = stdout().lock();
+    let newline: &[u8] = if payload.ends_with(b"\n") { b"" } else { b"\n" };
+    let written = out.write_all(payload).and_then(|()| out.write_all(newline)).and_then(|()| out.flush());
+    written.context("writing the answer")
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}

@@ -1,0 +1,65 @@
+//! `faasnap snapshot create`.
+
+use anyhow::{Context, Result};
+use restore::Timeline;
+use serde::Serialize;
+use store::Store;
+use worker_protocol::SnapshotPoint;
+
+use super::Outcome;
+use crate::args::CreateSnapshot;
+use crate::function_worker::FunctionWorker;
+use crate::output::{bytes, print, print_json};
+
+/// What `--json` prints.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Created {
+    function: String,
+    id: String,
+    /// Where the runtime waited: `restore/next` or `invocation/next`.
+    point: &'static str,
+    init_ms: f64,
+    /// How long the instance stood still.
+    snapshot_ms: f64,
+    memory_bytes: u64,
+    bytes_on_disk: u64,
+}
+
+pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> {
+    let function = store.open_function(&arguments.function)?;
+    let mut worker = FunctionWorker::start(&function, true, arguments.log, Timeline::start())?;
+    let booted = worker.boot()?;
+    let staging = store.stage_snapshot()?;
+    let place = staging.path();
+    let parent = place.parent().context("a staged snapshot has no parent folder")?;
+    let snapshotted = worker.snapshot(parent)?;
+    worker.stop()?;
+    let entry = staging.publish(&arguments.function, function.revision())?;
+    let created = Created {
+        function: arguments.function.to_string(),
+        id: entry.id.to_string(),
+        point: match booted.point {
+            Some(SnapshotPoint::RestoreNext) => "restore/next",
+            _ => "invocation/next",
+        },
+        init_ms: booted.duration.as_secs_f64() * 1e3,
+        snapshot_ms: snapshotted.duration.as_secs_f64() * 1e3,
+        memory_bytes: snapshotted.memory,
+        bytes_on_disk: entry.bytes_on_disk,
+    };
+    if arguments.output.json {
+        print_json(&created)?;
+    } else {
+        print(&format!(
+            "{}@{}: {} of memory, taken in {:.0} ms at {} after {:.0} ms of init",
+            created.function,
+            created.id,
+            bytes(created.memory_bytes),
+            created.snapshot_ms,
+            created.point,
+            created.init_ms
+        ))?;
+    }
+    Ok(Outcome::Good)
+}

@@ -1,0 +1,119 @@
+//! An instance in a snapshot: which sections there are, how they are written and read.
+//!
+//! The numbered steps of bringing a guest to rest and back are in `docs/snapshot-protocol.md`.
+
+use std::path::Path;
+
+use guest_memory::AccessError;
+use pages::{PageCount, PageIndex, PageRange};
+use process_guest::SavedGuest;
+use process_kernel::mm::{ImageSource, MemoryImage};
+use restore::{Backing, FileIndex, GuestLayout, LayoutError, Region};
+use snapshot::{MachineIdentity, MemorySink, SectionKind, Snapshot, SnapshotBuilder, SnapshotError};
+use thiserror::Error;
+
+use crate::runtime_bridge::SavedBridge;
+
+/// The process: memory map, threads with their registers, descriptors, signals.
+const PROCESS: SectionKind = SectionKind::named("process");
+const PROCESS_VERSION: u16 = 1;
+/// The Runtime API and the bytes under way.
+const RUNTIME: SectionKind = SectionKind::named("runtime-channel");
+const RUNTIME_VERSION: u16 = 1;
+
+/// The name under which a snapshot is written into the directory that is given for it.
+pub const SNAPSHOT_NAME: &str = "snapshot";
+
+/// Pages copied at once.
+const PIECE: u64 = 256;
+
+/// A snapshot that can't be written or read.
+#[derive(Debug, Error)]
+pub enum CheckpointError {
+    /// The container.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The guest's memory map makes no layout: a defect.
+    #[error("the guest's memory map can't be expressed")]
+    Layout(#[from] LayoutError),
+    /// Guest memory can't be read.
+    #[error("guest memory can't be read")]
+    Memory(#[from] AccessError),
+    /// This machine can't be identified.
+    #[error("this machine's processor can't be identified")]
+    Machine(#[source] std::io::Error),
+}
+
+/// What of an instance is stored beside its memory.
+pub(crate) struct Saved {
+    pub guest: SavedGuest,
+    pub bridge: SavedBridge,
+}
+
+/// The layout that `image` describes.
+fn layout(image: &MemoryImage) -> Result<GuestLayout, LayoutError> {
+    let regions = image.regions.iter().map(|region| Region {
+        range: region.range,
+        backing: match region.source {
+            ImageSource::Memory => Backing::Memory,
+            ImageSource::File { file, offset, shared } => {
+                Backing::File { file: FileIndex(file), offset, shared }
+            }
+        },
+        access: region.protection.into(),
+    });
+    GuestLayout::new(image.page_count, regions.collect())
+}
+
+/// Writes a snapshot called [`SNAPSHOT_NAME`] into `parent`, for the owner only. `read` copies guest memory.
+pub(crate) fn write(
+    parent: &Path,
+    saved: &Saved,
+    image: &MemoryImage,
+    read: impl Fn(PageIndex, &mut [u8]) -> Result<(), AccessError>,
+) -> Result<Snapshot, CheckpointError> {
+    let machine = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
+    let mut builder = SnapshotBuilder::begin(parent, SNAPSHOT_NAME, machine)?;
+    layout(image)?.add_to(&mut builder)?;
+    builder.section_postcard(PROCESS, PROCESS_VERSION, &saved.guest)?;
+    builder.section_postcard(RUNTIME, RUNTIME_VERSION, &saved.bridge)?;
+    builder.memory(image.page_count, |sink| copy(sink, &image.candidates, read))?;
+    Ok(builder.publish()?)
+}
+
+fn copy(
+    sink: &mut MemorySink,
+    runs: &[PageRange],
+    read: impl Fn(PageIndex, &mut [u8]) -> Result<(), AccessError>,
+) -> Result<(), CheckpointError> {
+    let mut buffer = vec![0; PageCount(PIECE).bytes() as usize];
+    for run in runs {
+        let mut page = run.start;
+        while page < run.end() {
+            let count = PageCount(PIECE.min(run.end().0 - page.0));
+            let bytes = buffer.get_mut(..count.bytes() as usize).unwrap_or_default();
+            read(page, bytes)?;
+            sink.write(page, bytes)?;
+            page = PageIndex(page.0 + count.0);
+        }
+    }
+    Ok(())
+}
+
+/// A snapshot that was read and checked, apart from its memory.
+pub(crate) struct Opened {
+    pub snapshot: Snapshot,
+    pub layout: GuestLayout,
+    pub saved: Saved,
+}
+
+/// Opens the snapshot in `directory` to go on from it on this machine.
+pub(crate) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
+    let machine = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
+    let snapshot = Snapshot::open_for(directory, &machine)?;
+    let layout = GuestLayout::from_snapshot(&snapshot)?;
+    let guest = snapshot.section_postcard(PROCESS, PROCESS_VERSION)?;
+    let bridge = snapshot.section_postcard(RUNTIME, RUNTIME_VERSION)?;
+    Ok(Opened { snapshot, layout, saved: Saved { guest, bridge } })
+}
+

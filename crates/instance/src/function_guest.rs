@@ -1,0 +1,325 @@
+//! A function in a process guest: booted or restored, saved, invoked.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use guest_memory::{AccessError, GuestMemory, Protection};
+use machine::{Kvm, MachineError};
+use pages::{PageCount, PageIndex, PageRange};
+use process_guest::{GuestError, ProcessConfig, ProcessGuest};
+use process_kernel::fs::MountTable;
+use process_kernel::ipc::{Ipc, LogSink, LogStream};
+use process_kernel::mm::MemoryImage;
+use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
+use restore::{
+    LoadingSetRule, Phase, Record, RestoreError, RestoreHandle, RestoreRequest, RestoreStrategy, Timeline,
+};
+use runtime_api::{Config, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
+use rustix::io::Errno;
+use snapshot::Snapshot;
+use thiserror::Error;
+
+use crate::checkpoint::{self, CheckpointError, Opened, Saved};
+use crate::memory_guard::MemoryGuard;
+use crate::program::{self, ProgramError};
+use crate::runtime_bridge::RuntimeBridge;
+
+/// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
+const PAUSE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a guest that is ended may take to be gone.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+const SIGKILL: i32 = 9;
+
+/// What a function's guest is made from.
+#[derive(Debug)]
+pub(crate) struct FunctionConfig {
+    /// The mounts; host directories are named by [`directory_name`].
+    pub mounts: MountTable,
+    /// The host directories that the mounts name.
+    pub directories: Vec<OwnedFd>,
+    pub identity: Identity,
+    pub memory_limit: u64,
+    pub program: Vec<u8>,
+    pub arguments: Vec<Vec<u8>>,
+    pub environment: BTreeMap<Vec<u8>, Vec<u8>>,
+    pub working_directory: Vec<u8>,
+    pub runtime: Config,
+}
+
+/// The name in a mount table of the host directory that was passed as number `index`.
+pub(crate) fn directory_name(index: usize) -> PathBuf {
+    PathBuf::from(format!("/passed/{index}"))
+}
+
+impl FunctionConfig {
+    fn open(&self, path: &Path) -> io::Result<OwnedFd> {
+        let number = path.strip_prefix("/passed").ok().and_then(|number| number.to_str()?.parse().ok());
+        let directory = number.and_then(|number: usize| self.directories.get(number));
+        directory.ok_or(io::ErrorKind::NotFound)?.try_clone()
+    }
+}
+
+/// Who hears of what a function does; called on guest threads.
+#[derive(Clone)]
+pub(crate) struct Listeners {
+    pub runtime: Arc<dyn Fn(Event) + Send + Sync>,
+    pub log: Arc<dyn Fn(LogStream, &[u8]) + Send + Sync>,
+}
+
+/// An instance that can't be made, saved or invoked.
+#[derive(Debug, Error)]
+pub(crate) enum InstanceError {
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    #[error(transparent)]
+    Guest(#[from] GuestError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Restore(#[from] RestoreError),
+    #[error("the saved Runtime API contradicts itself")]
+    Runtime(#[from] ResumeError),
+    #[error("the guest can't be brought to rest")]
+    Pause(#[from] PauseError),
+    #[error("the invocation can't be delivered")]
+    Deliver(#[from] DeliverError),
+    #[error("a file that the guest has mapped can't be opened")]
+    MappedFile(#[source] Errno),
+    #[error("the function's standard output can't be set up")]
+    Log(#[source] Errno),
+    #[error("the memory guard can't be started")]
+    MemoryGuard(#[source] io::Error),
+}
+
+/// An empty virtual machine that waits for its function.
+pub(crate) struct ReadyMachine {
+    guest: ProcessGuest,
+    guard: MemoryGuard,
+    timeline: Timeline,
+}
+
+impl ReadyMachine {
+    /// Makes one, with what can be made before it is known what will run in it.
+    pub fn new() -> Result<Self, InstanceError> {
+        let mut timeline = Timeline::start();
+        let guest = timeline.measure(Phase::VmCreated, || -> Result<_, InstanceError> {
+            Ok(ProcessGuest::new(&Kvm::open()?)?)
+        })?;
+        timeline.measure(Phase::VcpusCreated, || guest.make_ready(1, PageCount(0)))?;
+        Ok(Self { guest, guard: MemoryGuard::new(), timeline })
+    }
+
+    /// Boots a function.
+    pub fn boot(self, config: &FunctionConfig, listeners: &Listeners) -> Result<FunctionGuest, InstanceError> {
+        let Self { guest, mut guard, timeline } = self;
+        let process_config = ProcessConfig {
+            mounts: config.mounts.clone(),
+            identity: config.identity.clone(),
+            memory_limit: config.memory_limit,
+        };
+        let process = guest.process(&process_config, &|path| config.open(path))?;
+        program::enter(&process, &config.working_directory)?;
+        connect_log(&process.ipc, listeners);
+        for (number, stream) in [(1, LogStream::Output), (2, LogStream::Error)] {
+            let limit = process.limits.open_files();
+            let file = log_file(&process.ipc, stream);
+            process.files.replace(number, file, limit, false).map_err(InstanceError::Log)?;
+        }
+        let bridge =
+            RuntimeBridge::new(&process.network, config.runtime.clone(), events_to(&listeners.runtime));
+        guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
+        program::start(&guest, &process, &config.program, config.arguments.clone(), &config.environment)?;
+        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: None })
+    }
+
+    /// Goes on from the snapshot in `directory`. The runtime still waits where it waited.
+    pub fn restore(
+        self,
+        config: &FunctionConfig,
+        directory: &Path,
+        strategy: RestoreStrategy,
+        record: bool,
+        listeners: &Listeners,
+    ) -> Result<FunctionGuest, InstanceError> {
+        let Self { guest, mut guard, mut timeline } = self;
+        let Opened { snapshot, layout, saved } =
+            timeline.measure(Phase::SnapshotOpened, || checkpoint::open(directory))?;
+        timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
+        let revival = timeline.measure(Phase::StateRestored, || {
+            guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
+        })?;
+        let victim: Arc<OnceLock<Weak<Process>>> = Arc::default();
+        let handle = {
+            let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
+            let mut request = RestoreRequest::new(guest.memory(), &snapshot, &layout, &files, strategy);
+            let uses_recordings = matches!(strategy, RestoreStrategy::Reap | RestoreStrategy::FaaSnap);
+            if record && uses_recordings {
+                request.record = Record::IfNeeded(Default::default());
+            }
+            let victim = victim.clone();
+            request.on_failure = Some(Arc::new(move || {
+                if let Some(process) = victim.get().and_then(Weak::upgrade) {
+                    process.fail("its memory could not be brought back from the snapshot".to_owned());
+                }
+            }));
+            restore::restore(&request, &mut timeline)?
+        };
+        let context = revival.context();
+        connect_log(&context.ipc, listeners);
+        let bridge =
+            RuntimeBridge::restore(&context.network, saved.bridge, events_to(&listeners.runtime))?;
+        let process = timeline.measure(Phase::StateRestored, || guest.resume(revival))?;
+        // Set once, here.
+        let _ = victim.set(Arc::downgrade(&process));
+        guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
+        let restored = Some(Restored { handle, snapshot, layout });
+        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored })
+    }
+}
+
+/// What a restored instance came from.
+struct Restored {
+    handle: RestoreHandle,
+    snapshot: Snapshot,
+    layout: restore::GuestLayout,
+}
+
+/// A function's guest that runs.
+pub(crate) struct FunctionGuest {
+    guest: ProcessGuest,
+    pub process: Arc<Process>,
+    bridge: Arc<RuntimeBridge>,
+    pub guard: MemoryGuard,
+    /// From the machine's making on.
+    pub timeline: Timeline,
+    restored: Option<Restored>,
+}
+
+impl FunctionGuest {
+    /// See [`RuntimeBridge::deliver`].
+    pub fn deliver(&self, invocation: Invocation) -> Result<(), InstanceError> {
+        Ok(self.bridge.deliver(invocation)?)
+    }
+
+    /// Lets a restored runtime go on.
+    pub fn release(&self, credentials: Option<runtime_api::Credentials>) -> ReleasedRuntime {
+        self.bridge.set_credentials(credentials);
+        self.bridge.release_restore()
+    }
+
+    /// Writes a snapshot below `parent` and lets the guest go on; gives the bytes of memory that are stored.
+    pub fn snapshot(&self, parent: &Path) -> Result<u64, InstanceError> {
+        self.process.pause(PAUSE_LIMIT)?;
+        let written = self.write(parent);
+        self.process.resume();
+        Ok(written?.stored_pages().count().bytes())
+    }
+
+    fn write(&self, parent: &Path) -> Result<Snapshot, InstanceError> {
+        let (guest, image) = self.guest.save(&self.process)?;
+        let saved = Saved { guest, bridge: self.bridge.save() };
+        let memory = self.guest.memory();
+        Ok(checkpoint::write(parent, &saved, &image, |page, bytes| read(memory, &image, page, bytes))?)
+    }
+
+    /// Whether the invocation is recorded: then the instance is of no use after it.
+    pub fn is_recorded(&self) -> bool {
+        self.timeline.recorded
+    }
+
+    /// Adds to the timeline when the guest was left first and that the answer is there.
+    pub fn note_answer(&mut self) {
+        let begin = self.timeline.phases.last().map_or(0, |phase| phase.end_ns);
+        if let Some(exit) = self.guest.first_exit() {
+            let exit = exit.saturating_sub(self.timeline.request_at_ns);
+            self.timeline.record(Phase::FirstExit, begin.min(exit), exit);
+        }
+        self.timeline.record(Phase::Answered, begin, self.timeline.now_ns());
+        self.timeline.finish();
+    }
+
+    /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
+    pub fn end(mut self) -> Option<String> {
+        let paused = self.process.pause(PAUSE_LIMIT).is_ok();
+        let problem = self.restored.take().and_then(|restored| restored.finish(&mut self.timeline, paused));
+        self.kill();
+        self.process.wait_ended(Some(END_LIMIT));
+        problem
+    }
+
+    /// Tells the guest to end.
+    pub fn kill(&self) {
+        self.process.exit(ExitStatus::Signal(SIGKILL));
+    }
+}
+
+impl Restored {
+    fn finish(self, timeline: &mut Timeline, paused: bool) -> Option<String> {
+        let outcome = self.handle.finish(timeline);
+        if let Some(failure) = outcome.failure {
+            return Some(format!("the loader failed: {failure}"));
+        }
+        match outcome.recording? {
+            Err(error) => Some(format!("the invocation was not recorded: {error}")),
+            // A guest that didn't come to rest has pages under way.
+            Ok(_) if !paused => None,
+            Ok(recording) => {
+                let published = recording.publish(&self.snapshot, &self.layout, &LoadingSetRule::default());
+                published.err().map(|error| format!("the recording was not kept: {error}"))
+            }
+        }
+    }
+}
+
+fn events_to(listener: &Arc<dyn Fn(Event) + Send + Sync>) -> Box<dyn Fn(Event) + Send + Sync> {
+    let listener = listener.clone();
+    Box::new(move |event| listener(event))
+}
+
+fn connect_log(ipc: &Ipc, listeners: &Listeners) {
+    let log = listeners.log.clone();
+    ipc.log.set_receiver(move |stream, bytes| log(stream, bytes));
+}
+
+fn log_file(ipc: &Ipc, stream: LogStream) -> Arc<process_kernel::file::OpenFile> {
+    use process_kernel::file::{AccessMode, OpenFile, StatusFlags};
+    OpenFile::new(LogSink::new(ipc, stream), AccessMode::Write, StatusFlags::empty())
+}
+
+/// Copies pages of a guest at rest, those that the guest itself may not read included. Pages beyond a mapped file's end
+/// have no content and read as zeros.
+fn read(
+    memory: &GuestMemory,
+    image: &MemoryImage,
+    first: PageIndex,
+    bytes: &mut [u8],
+) -> Result<(), AccessError> {
+    if memory.read(first.address(), bytes).is_ok() {
+        return Ok(());
+    }
+    for (index, bytes) in bytes.chunks_mut(pages::PAGE_SIZE as usize).enumerate() {
+        let page = PageIndex(first.0 + index as u64);
+        if memory.read(page.address(), bytes).is_ok() {
+            continue;
+        }
+        let range = PageRange::new(page, PageCount(1));
+        let region = image.regions.iter().find(|region| region.range.contains(page));
+        let hidden = region.is_some_and(|region| region.protection == Protection::None);
+        if !hidden || memory.protect(range, Protection::Read).is_err() {
+            bytes.fill(0);
+            continue;
+        }
+        let copied = memory.read(page.address(), bytes);
+        // The guest is at rest; if this fails, reading again will fail too and the snapshot with it.
+        let _ = memory.protect(range, Protection::None);
+        copied?;
+    }
+    Ok(())
+}

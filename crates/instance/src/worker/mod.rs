@@ -1,0 +1,375 @@
+//! The worker: one process, one instance, one event loop.
+//!
+//! ```text
+//!   node's messages ──► reader thread ──┐
+//!   runtime's events ─► guest threads ──┼──► one queue ──► event loop ──► lifecycle ──► steps ──► messages
+//!   guest's end ──────► waiter thread ──┘                      │
+//!                                             the deadline ────┘
+//! ```
+//!
+//! The loop alone changes the instance. Log output goes from the guest's threads straight to the node. The worker ends when
+//! the node says so or is gone.
+
+mod configuration;
+mod report;
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use process_kernel::ipc::LogStream as GuestLog;
+use process_kernel::task::{ExitStatus, Process};
+use runtime_api::{Event, ExitReason, log_line};
+use serde_bytes::ByteBuf;
+use thiserror::Error;
+use worker_protocol::{
+    Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, Health, Invoke,
+    LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker, WorkerChannel,
+};
+
+use crate::function_guest::{FunctionGuest, InstanceError, Listeners, ReadyMachine};
+use crate::lifecycle::{GuestEnd, Lifecycle, OutOfTurn};
+use configuration::Configured;
+use report::Invocation;
+
+/// A worker that can't go on at all.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The node's socket.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// A thread can't be started.
+    #[error("starting a thread of the worker")]
+    Thread(#[source] std::io::Error),
+}
+
+/// What the event loop hears of.
+enum Occurrence {
+    Message(Received<ToWorker>),
+    /// The node is gone, or says what can't be understood.
+    NodeGone(Option<ChannelError>),
+    Runtime(Event),
+    Ended(ExitStatus),
+}
+
+/// The way to the node, from any thread.
+#[derive(Clone)]
+struct Node(Arc<Mutex<Sender<FromWorker>>>);
+
+impl Node {
+    fn send(&self, message: &FromWorker) -> Result<(), ChannelError> {
+        self.0.lock().send(message, Attached::default())
+    }
+
+    fn log(&self, stream: LogStream, bytes: &[u8]) -> Result<(), ChannelError> {
+        self.send(&FromWorker::Log { stream, bytes: ByteBuf::from(bytes) })
+    }
+}
+
+/// Serves the node at the other end of `socket` until it says to stop or is gone.
+///
+/// # Errors
+/// [`WorkerError`].
+pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
+    let Channel { sender, mut receiver } = WorkerChannel::new(socket);
+    let (occurrences, queue) = mpsc::channel();
+    let from_node = occurrences.clone();
+    let read = move || {
+        loop {
+            let occurrence = match receiver.receive() {
+                Ok(Some(message)) => Occurrence::Message(message),
+                Ok(None) => Occurrence::NodeGone(None),
+                Err(error) => Occurrence::NodeGone(Some(error)),
+            };
+            let last = matches!(occurrence, Occurrence::NodeGone(_));
+            if from_node.send(occurrence).is_err() || last {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("node".to_owned()).spawn(read).map_err(WorkerError::Thread)?;
+    let mut worker = Worker {
+        node: Node(Arc::new(Mutex::new(sender))),
+        occurrences,
+        life: Lifecycle::default(),
+        configured: None,
+        guest: None,
+        deadline: None,
+        began: Instant::now(),
+        released: None,
+        cold_start: None,
+        invocation: None,
+    };
+    worker.run(&queue)
+}
+
+/// The event loop's state.
+struct Worker {
+    node: Node,
+    occurrences: mpsc::Sender<Occurrence>,
+    life: Lifecycle,
+    configured: Option<Configured>,
+    guest: Option<FunctionGuest>,
+    deadline: Option<Instant>,
+    /// When Boot or Restore came.
+    began: Instant,
+    /// When a restored runtime was let go on.
+    released: Option<Instant>,
+    /// For the next REPORT line.
+    cold_start: Option<log_line::ColdStart>,
+    invocation: Option<Invocation>,
+}
+
+impl Worker {
+    fn run(&mut self, queue: &mpsc::Receiver<Occurrence>) -> Result<(), WorkerError> {
+        loop {
+            if !self.life.is_timed() {
+                self.deadline = None;
+            }
+            let occurrence = match self.deadline {
+                None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => queue.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+            };
+            match occurrence {
+                Ok(Occurrence::Message(Received { message: ToWorker::Stop, .. }))
+                | Err(RecvTimeoutError::Disconnected) => return self.stop(),
+                Ok(Occurrence::Message(received)) => self.message(received)?,
+                Ok(Occurrence::NodeGone(problem)) => {
+                    self.stop()?;
+                    return problem.map_or(Ok(()), |problem| Err(problem.into()));
+                }
+                Ok(Occurrence::Runtime(event)) => {
+                    let steps = self.life.runtime(event);
+                    self.take(steps)?;
+                }
+                Ok(Occurrence::Ended(status)) => {
+                    let end = self.how_it_ended(status);
+                    let steps = self.life.ended(end);
+                    self.take(steps)?;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    let steps = self.life.time_is_up();
+                    self.take(steps)?;
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, received: Received<ToWorker>) -> Result<(), WorkerError> {
+        let Received { message, mut descriptors } = received;
+        let done = match message {
+            ToWorker::Configure(configuration) => self.configure(*configuration, &mut descriptors),
+            ToWorker::Boot => self.boot(),
+            ToWorker::Restore(request) => self.restore(request, &mut descriptors),
+            ToWorker::Invoke(invoke) => self.invoke(*invoke),
+            ToWorker::Snapshot { into } => match descriptors.take(into) {
+                Ok(directory) => self.snapshot(&directory),
+                Err(error) => Err(Refused::Request(error.to_string())),
+            },
+            ToWorker::Signal { number } => {
+                Err(Refused::Request(format!("a function takes no signals, so not {number} either")))
+            }
+            // Taken by the loop.
+            ToWorker::Stop => Ok(()),
+        };
+        match done {
+            Ok(()) => Ok(()),
+            Err(Refused::Channel(error)) => Err(error.into()),
+            Err(refused) => Ok(self.node.send(&FromWorker::Failed(refused.failure()))?),
+        }
+    }
+
+    fn configure(
+        &mut self,
+        configuration: worker_protocol::Configuration,
+        descriptors: &mut Descriptors,
+    ) -> Result<(), Refused> {
+        if self.configured.is_some() {
+            return Err(Refused::Request("the worker is configured already".to_owned()));
+        }
+        let configured = configuration::read(configuration, descriptors).map_err(Refused::Request)?;
+        let machine = ReadyMachine::new()?;
+        self.configured = Some(Configured { machine: Some(machine), ..configured });
+        Ok(self.node.send(&FromWorker::Ready)?)
+    }
+
+    fn configured(&mut self) -> Result<&mut Configured, Refused> {
+        self.configured.as_mut().ok_or_else(|| Refused::Request("the worker is not configured".to_owned()))
+    }
+
+    fn listeners(&self) -> Listeners {
+        let occurrences = Mutex::new(self.occurrences.clone());
+        let node = self.node.clone();
+        Listeners {
+            // The loop lives as long as the worker does.
+            runtime: Arc::new(move |event| drop(occurrences.lock().send(Occurrence::Runtime(event)))),
+            log: Arc::new(move |stream, bytes| {
+                let stream = match stream {
+                    GuestLog::Output => LogStream::Output,
+                    GuestLog::Error => LogStream::Error,
+                };
+                // A node that is gone reads no log; the loop hears of it by itself.
+                let _ = node.log(stream, bytes);
+            }),
+        }
+    }
+
+    fn boot(&mut self) -> Result<(), Refused> {
+        let listeners = self.listeners();
+        let configured = self.configured()?;
+        let limit = configured.init_timeout;
+        let Some(machine) = configured.machine.take() else {
+            return Err(Refused::Request("the instance was started before".to_owned()));
+        };
+        let guest = machine.boot(&configured.function, &listeners);
+        self.life.boot()?;
+        self.began = Instant::now();
+        self.started(guest?, limit)
+    }
+
+    fn restore(&mut self, request: RestoreRequest, descriptors: &mut Descriptors) -> Result<(), Refused> {
+        let listeners = self.listeners();
+        self.began = Instant::now();
+        let configured = self.configured()?;
+        let limit = configured.restore_timeout;
+        let strategy = request.strategy.parse().map_err(|error| {
+            let error: restore::UnknownStrategy = error;
+            Refused::Request(error.to_string())
+        })?;
+        let directory = descriptors.take(request.snapshot).map_err(|error| Refused::Request(error.to_string()))?;
+        let Some(machine) = configured.machine.take() else {
+            return Err(Refused::Request("the instance was started before".to_owned()));
+        };
+        let record = request.record_into.is_some();
+        let path = of_descriptor(&directory);
+        let guest = machine.restore(&configured.function, &path, strategy, record, &listeners);
+        self.life.restore()?;
+        self.started(guest?, limit)?;
+        let credentials = request.credentials.map(|credentials| runtime_api::Credentials {
+            access_key_id: credentials.access_key_id,
+            secret_access_key: credentials.secret_access_key,
+            token: credentials.token,
+            expiration: credentials.expiration,
+        });
+        self.released = Some(Instant::now());
+        let Some(guest) = &self.guest else { return Ok(()) };
+        let released = guest.release(credentials);
+        let steps = self.life.released(released);
+        Ok(self.take(steps)?)
+    }
+
+    /// Watches a guest that has just been started.
+    fn started(&mut self, guest: FunctionGuest, limit: Duration) -> Result<(), Refused> {
+        let process: Arc<Process> = guest.process.clone();
+        self.guest = Some(guest);
+        self.deadline = Instant::now().checked_add(limit);
+        let occurrences = self.occurrences.clone();
+        let wait = move || {
+            if let Some(status) = process.wait_ended(None) {
+                // The loop lives as long as the worker does.
+                let _ = occurrences.send(Occurrence::Ended(status));
+            }
+        };
+        let thread = std::thread::Builder::new().name("waiter".to_owned()).stack_size(128 << 10);
+        thread.spawn(wait).map(drop).map_err(|error| Refused::Machine(format!("starting a thread: {error}")))
+    }
+
+    fn invoke(&mut self, invoke: Invoke) -> Result<(), Refused> {
+        let (request_id, limit) = (invoke.request_id.clone(), invoke.timeout);
+        self.life.invoke(&request_id, limit)?;
+        let version = self.configured()?.version.clone();
+        self.node.log(LogStream::Platform, log_line::start(&request_id, &version).as_bytes())?;
+        self.invocation = Some(Invocation { began: Instant::now() });
+        self.deadline = Instant::now().checked_add(limit);
+        match &self.guest {
+            Some(guest) => Ok(guest.deliver(report::invocation(invoke))?),
+            None => Ok(()),
+        }
+    }
+
+    fn snapshot(&mut self, directory: &OwnedFd) -> Result<(), Refused> {
+        self.life.snapshot()?;
+        let Some(guest) = &self.guest else { return Ok(()) };
+        let began = Instant::now();
+        let memory = guest.snapshot(&of_descriptor(directory))?;
+        Ok(self.node.send(&FromWorker::Snapshotted(Snapshotted { memory, duration: began.elapsed() }))?)
+    }
+
+    fn how_it_ended(&self, status: ExitStatus) -> GuestEnd {
+        let Some(guest) = &self.guest else { return GuestEnd::Broken("there was no guest".to_owned()) };
+        if let Some(failure) = guest.process.failure() {
+            return GuestEnd::Broken(failure);
+        }
+        if guest.guard.was_exceeded() {
+            return GuestEnd::OutOfMemory;
+        }
+        GuestEnd::Exit(match status {
+            ExitStatus::Code(code) => ExitReason::Status(code),
+            ExitStatus::Signal(signal) => ExitReason::Signal(u8::try_from(signal).unwrap_or(u8::MAX)),
+        })
+    }
+
+    fn stop(&mut self) -> Result<(), WorkerError> {
+        let problem = self.guest.take().and_then(FunctionGuest::end);
+        if let Some(problem) = problem {
+            // The node may be gone: then nobody is there to be told.
+            let _ = self.node.log(LogStream::Worker, format!("{problem}\n").as_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// A path to the directory that is open as `directory`.
+fn of_descriptor(directory: &OwnedFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()))
+}
+
+/// A message that could not be obeyed.
+enum Refused {
+    Channel(ChannelError),
+    Request(String),
+    Machine(String),
+    Instance(InstanceError),
+}
+
+impl From<ChannelError> for Refused {
+    fn from(error: ChannelError) -> Self {
+        Self::Channel(error)
+    }
+}
+
+impl From<OutOfTurn> for Refused {
+    fn from(error: OutOfTurn) -> Self {
+        Self::Request(error.to_string())
+    }
+}
+
+impl From<InstanceError> for Refused {
+    fn from(error: InstanceError) -> Self {
+        Self::Instance(error)
+    }
+}
+
+impl From<WorkerError> for Refused {
+    fn from(error: WorkerError) -> Self {
+        match error {
+            WorkerError::Channel(error) => Self::Channel(error),
+            WorkerError::Thread(error) => Self::Machine(error.to_string()),
+        }
+    }
+}
+
+impl Refused {
+    fn failure(self) -> Failure {
+        let (kind, message, health) = match self {
+            Self::Request(message) => (FailureKind::Request, message, Health::Ready),
+            Self::Machine(message) => (FailureKind::Machine, message, Health::Discard),
+            Self::Channel(error) => (FailureKind::Internal, error.to_string(), Health::Discard),
+            Self::Instance(error) => (report::failure_kind(&error), report::chain(&error), Health::Discard),
+        };
+        Failure { kind, message, health }
+    }
+}
