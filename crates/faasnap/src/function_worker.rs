@@ -293,6 +293,7 @@ fn bootstrap(function: &OpenFunction) -> Result<&'static str> {
 fn environment(function: &OpenFunction, snap_start: bool, token: &str) -> Vec<(ByteBuf, ByteBuf)> {
     let config = &function.function.config;
     let name = function.function.name.as_str();
+    // The runtime's variables are like the user's: they win over defaults, never over what identifies the function.
     let own = FunctionEnvironment {
         function_name: name,
         function_version: VERSION,
@@ -310,9 +311,7 @@ fn environment(function: &OpenFunction, snap_start: bool, token: &str) -> Vec<(B
         credentials: None,
         json_logs: false,
         log_level: None,
-        user: config.environment.variables(),
+        user: &function.environment(),
     };
-    let mut variables = function.runtime.record.environment.clone();
-    variables.extend(own.variables());
-    variables.into_iter().map(|(name, value)| (bytes(&name), bytes(&value))).collect()
+    own.variables().into_iter().map(|(name, value)| (bytes(&name), bytes(&value))).collect()
 }

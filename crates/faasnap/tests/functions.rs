@@ -110,6 +110,27 @@ fn hello_answers_cold_and_restored() {
 
 #[test]
 #[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_warm_instance_keeps_what_it_has_done() {
+    let home = Home::new();
+    home.python(
+        "counts",
+        "calls = []\ndef handler(event, context):\n    calls.append(1)\n    return len(calls)\n",
+        &[],
+    );
+    home.run(&["snapshot", "create", "counts"]).good();
+    for from in ["cold", "snapshot"] {
+        assert_eq!(home.run(&["invoke", "counts", "--from", from, "--repeat", "3"]).good(), "3\n");
+        // Each invocation of the command has an instance of its own.
+        assert_eq!(home.run(&["invoke", "counts", "--from", from]).good(), "1\n");
+    }
+    home.python("exits", "import os\ndef handler(event, context): os._exit(1)\n", &[]);
+    let refused = home.run(&["invoke", "exits", "--repeat", "2"]);
+    assert_eq!(refused.status, Some(3), "{}", refused.out);
+    assert!(refused.err.contains("can't be invoked again"), "{}", refused.err);
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
 fn json_pillow_and_numpy_check_their_own_answers() {
     let home = Home::new();
     for (name, payload) in [("json", r#"{"records":200}"#), ("pillow", "{}"), ("numpy", r#"{"size":64}"#)] {

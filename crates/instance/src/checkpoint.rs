@@ -116,4 +116,3 @@ pub(crate) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
     let bridge = snapshot.section_postcard(RUNTIME, RUNTIME_VERSION)?;
     Ok(Opened { snapshot, layout, saved: Saved { guest, bridge } })
 }
-

@@ -117,7 +117,11 @@ impl ReadyMachine {
     }
 
     /// Boots a function.
-    pub fn boot(self, config: &FunctionConfig, listeners: &Listeners) -> Result<FunctionGuest, InstanceError> {
+    pub fn boot(
+        self,
+        config: &FunctionConfig,
+        listeners: &Listeners,
+    ) -> Result<FunctionGuest, InstanceError> {
         let Self { guest, mut guard, timeline } = self;
         let process_config = ProcessConfig {
             mounts: config.mounts.clone(),
@@ -173,8 +177,7 @@ impl ReadyMachine {
         };
         let context = revival.context();
         connect_log(&context.ipc, listeners);
-        let bridge =
-            RuntimeBridge::restore(&context.network, saved.bridge, events_to(&listeners.runtime))?;
+        let bridge = RuntimeBridge::restore(&context.network, saved.bridge, events_to(&listeners.runtime))?;
         let process = timeline.measure(Phase::StateRestored, || guest.resume(revival))?;
         // Set once, here.
         let _ = victim.set(Arc::downgrade(&process));

@@ -230,7 +230,7 @@ impl Lifecycle {
             State::Booting | State::Restoring => vec![Step::NotReady(NotReady::Ended(end))],
             State::Waiting => vec![Step::Exited(end)],
             State::Running { request_id, answer, .. } => {
-                let outcome = answer.unwrap_or_else(|| match end {
+                let outcome = answer.unwrap_or(match end {
                     GuestEnd::Exit(reason) => Outcome::Exited(reason),
                     GuestEnd::OutOfMemory => Outcome::OutOfMemory,
                     GuestEnd::Broken(message) => Outcome::Sandbox { message },
@@ -375,17 +375,11 @@ mod tests {
     #[test]
     fn endings_without_an_answer_have_their_outcomes() {
         let exit = ExitReason::Status(3);
-        assert_eq!(
-            running().ended(GuestEnd::Exit(exit)),
-            [answered(Outcome::Exited(exit), false)]
-        );
+        assert_eq!(running().ended(GuestEnd::Exit(exit)), [answered(Outcome::Exited(exit), false)]);
         assert_eq!(running().ended(GuestEnd::OutOfMemory), [answered(Outcome::OutOfMemory, false)]);
         let timed_out = Outcome::TimedOut { limit: LIMIT };
         assert_eq!(running().time_is_up(), [answered(timed_out, false), Step::Kill]);
-        assert_eq!(
-            waiting().ended(GuestEnd::Exit(exit)),
-            [Step::Exited(GuestEnd::Exit(exit))]
-        );
+        assert_eq!(waiting().ended(GuestEnd::Exit(exit)), [Step::Exited(GuestEnd::Exit(exit))]);
     }
 
     #[test]

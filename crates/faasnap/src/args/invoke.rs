@@ -45,6 +45,7 @@ Examples:
   faasnap invoke hello --payload '{\"name\": \"world\"}'
   faasnap invoke hello --payload @event.json --from cold --log
   faasnap invoke hello --from snapshot --strategy faasnap --record --timeline
+  faasnap invoke hello --repeat 2 --timeline          a warm call
   generate-event | faasnap invoke hello --payload -")]
 pub(crate) struct InvokeArguments {
     /// The function
@@ -64,6 +65,9 @@ pub(crate) struct InvokeArguments {
     /// Record the pages that this invocation touches, when the strategy (reap or faasnap) has no recording to go by
     #[arg(long, requires = "strategy")]
     pub(crate) record: bool,
+    /// Invoke it so many times in the same instance: all but the first find it warm, and what is shown is the last
+    #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeat: u32,
     /// Show on standard error what the time from request to answer went into
     #[arg(long)]
     pub(crate) timeline: bool,

@@ -5,13 +5,13 @@ use std::io::{Read, Write, stderr, stdin, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use restore::{RestoreStrategy, Timeline};
+use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use store::{Lease, OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
-use worker_protocol::{Answer, Exit, Failure, FailureKind};
+use worker_protocol::{Answer, Exit, Failure, FailureKind, Health};
 
 use super::Outcome;
 use crate::args::{From, InvokeArguments, Payload};
@@ -105,8 +105,17 @@ fn invoke(
         }
         None => drop(worker.boot()?),
     }
-    let answer = worker.invoke(request_id, payload)?;
-    let timeline = worker.timeline(&answer.timeline)?;
+    let mut answer = worker.invoke(request_id, payload.clone())?;
+    let mut timeline = worker.timeline(&answer.timeline)?;
+    for _ in 1..arguments.repeat {
+        if answer.health != Health::Ready {
+            bail!("the instance can't be invoked again: it ended with {:?}", answer.ending);
+        }
+        // Of a warm call only the way there and back is known.
+        timeline = Timeline::start();
+        answer = worker.invoke(&Uuid::new_v4().to_string(), payload.clone())?;
+        timeline.reached(Phase::Answered);
+    }
     worker.stop()?;
     Ok((answer, timeline))
 }

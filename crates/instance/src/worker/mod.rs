@@ -239,7 +239,8 @@ impl Worker {
             let error: restore::UnknownStrategy = error;
             Refused::Request(error.to_string())
         })?;
-        let directory = descriptors.take(request.snapshot).map_err(|error| Refused::Request(error.to_string()))?;
+        let directory =
+            descriptors.take(request.snapshot).map_err(|error| Refused::Request(error.to_string()))?;
         let Some(machine) = configured.machine.take() else {
             return Err(Refused::Request("the instance was started before".to_owned()));
         };

@@ -102,13 +102,9 @@ impl Worker {
         Ok(self.node.send(&FromWorker::Failed(Failure { kind, message, health: Health::Discard }))?)
     }
 
-    fn answered(
-        &mut self,
-        request_id: String,
-        outcome: &Outcome,
-        reusable: bool,
-    ) -> Result<(), WorkerError> {
-        let duration = self.invocation.take().map(|invocation| invocation.began.elapsed()).unwrap_or_default();
+    fn answered(&mut self, request_id: String, outcome: &Outcome, reusable: bool) -> Result<(), WorkerError> {
+        let duration =
+            self.invocation.take().map(|invocation| invocation.began.elapsed()).unwrap_or_default();
         let (mut max_memory, mut recorded) = (0, false);
         if let Some(guest) = &mut self.guest {
             guest.note_answer();
