@@ -131,6 +131,24 @@ fn a_warm_instance_keeps_what_it_has_done() {
 
 #[test]
 #[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_recorded_snapshot_is_loaded_while_the_function_runs() {
+    let home = Home::new();
+    home.create("hello", "python3.11", "app.handler", &source().join("python/hello"), &["--memory", "256"]);
+    home.run(&["snapshot", "create", "hello"]).good();
+    let faasnap = ["invoke", "hello", "--from", "snapshot", "--strategy", "faasnap"];
+    let recorded = home.run(&[&faasnap[..], &["--record"]].concat());
+    assert!(!recorded.err.contains("not kept"), "{}", recorded.err);
+    recorded.good();
+    let report: Value =
+        serde_json::from_str(&home.run(&[&faasnap[..], &["--json"]].concat()).good()).unwrap();
+    assert_eq!((&report["failed"], &report["payload"]["message"]), (&json!(false), &json!("Hello, world!")));
+    assert_eq!(report["timeline"]["fell_back"], Value::Null);
+    assert!(report["timeline"]["loading_set"]["bytes"].as_u64().unwrap() > 0, "{report}");
+    home.run(&["snapshot", "verify", "hello"]).good();
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
 fn json_pillow_and_numpy_check_their_own_answers() {
     let home = Home::new();
     for (name, payload) in [("json", r#"{"records":200}"#), ("pillow", "{}"), ("numpy", r#"{"size":64}"#)] {

@@ -97,6 +97,7 @@ pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
         life: Lifecycle::default(),
         configured: None,
         guest: None,
+        snapshot: None,
         deadline: None,
         began: Instant::now(),
         released: None,
@@ -113,6 +114,9 @@ struct Worker {
     life: Lifecycle,
     configured: Option<Configured>,
     guest: Option<FunctionGuest>,
+    /// The snapshot's directory, kept open as long as the instance lives: it is known by way of this descriptor, and a
+    /// recording is put beside the snapshot when the instance ends.
+    snapshot: Option<OwnedFd>,
     deadline: Option<Instant>,
     /// When Boot or Restore came.
     began: Instant,
@@ -247,6 +251,7 @@ impl Worker {
         let record = request.record_into.is_some();
         let path = of_descriptor(&directory);
         let guest = machine.restore(&configured.function, &path, strategy, record, &listeners);
+        self.snapshot = Some(directory);
         self.life.restore()?;
         self.started(guest?, limit)?;
         let credentials = request.credentials.map(|credentials| runtime_api::Credentials {
