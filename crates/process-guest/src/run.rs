@@ -56,21 +56,11 @@ pub(crate) fn run_thread(
             }
         }
         let event = cpu.enter(&mut state);
-        if first_exit.load(Ordering::Relaxed) == 0 {
-            // Only the first of all threads counts.
-            let _ = first_exit.compare_exchange(0, monotonic(), Ordering::SeqCst, Ordering::SeqCst);
-        }
+        note_first_exit(first_exit);
         match event {
             Event::SystemCall => {
                 let number = state.registers.rax;
-                let arguments = [
-                    state.registers.rdi,
-                    state.registers.rsi,
-                    state.registers.rdx,
-                    state.registers.r10,
-                    state.registers.r8,
-                    state.registers.r9,
-                ];
+                let arguments = call_arguments(&state);
                 let mut cx = Cx { process, thread, cpu: &mut state, fpu: cpu };
                 match dispatch(&mut cx, number, arguments) {
                     Ok(value) => finish_call(thread, &mut state, value),
@@ -116,6 +106,19 @@ pub(crate) fn run_thread(
     thread.set_kick(None);
     drop(attached);
     end_thread(process, thread, status);
+}
+
+/// Writes down when guest code was left for the first time; only the first of all threads counts.
+fn note_first_exit(first_exit: &AtomicU64) {
+    if first_exit.load(Ordering::Relaxed) == 0 {
+        let _ = first_exit.compare_exchange(0, monotonic(), Ordering::SeqCst, Ordering::SeqCst);
+    }
+}
+
+/// A system call's arguments in the registers of the x86-64 ABI.
+fn call_arguments(state: &CpuState) -> [u64; 6] {
+    let registers = &state.registers;
+    [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9]
 }
 
 /// Host CLOCK_MONOTONIC, nanoseconds.

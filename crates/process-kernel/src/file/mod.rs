@@ -113,6 +113,7 @@ pub trait Mappable: Object {
 }
 
 /// What a descriptor refers to. See the module's rule: no method blocks.
+// Methods that refuse by default have no use for their arguments.
 #[allow(unused_variables)]
 pub trait FileObject: Object {
     /// Metadata for fstat.

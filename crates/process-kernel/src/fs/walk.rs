@@ -159,6 +159,17 @@ impl Walker<'_> {
         Ok(parent)
     }
 
+    /// Whether `name` may be looked up in `current`.
+    fn may_look_up(&self, current: &Place, name: &[u8]) -> Result<(), Errno> {
+        if !current.is_directory() {
+            return Err(Errno::NOTDIR);
+        }
+        if name.len() > NAME_MAX {
+            return Err(Errno::NAMETOOLONG);
+        }
+        self.caller.may(&current.inode.metadata()?, Permission::EXECUTE)
+    }
+
     fn run(&mut self, path: &[u8]) -> Result<Walked, Errno> {
         let mut frames = vec![Frame { path: Arc::from(path), at: 0 }];
         let mut current = if path.first() == Some(&b'/') { self.root()? } else { self.start.clone() };
@@ -176,13 +187,7 @@ impl Walker<'_> {
             if missing {
                 return Err(Errno::NOENT);
             }
-            if !current.is_directory() {
-                return Err(Errno::NOTDIR);
-            }
-            if name.len() > NAME_MAX {
-                return Err(Errno::NAMETOOLONG);
-            }
-            self.caller.may(&current.inode.metadata()?, Permission::EXECUTE)?;
+            self.may_look_up(&current, name)?;
             match name {
                 b"." => {
                     last = Last::Dot;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// General-purpose registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable, Serialize, Deserialize)]
 #[repr(C)]
+// The names are those of the registers.
 #[allow(missing_docs)]
 pub struct Registers {
     pub rax: u64,

@@ -8,6 +8,7 @@ const UNLIMITED: u64 = u64::MAX;
 
 /// A limit's number, as RLIMIT_* counts them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+// The names are those of RLIMIT_*.
 #[allow(missing_docs)]
 pub enum Resource {
     Cpu = 0,

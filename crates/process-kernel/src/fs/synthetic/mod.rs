@@ -74,6 +74,7 @@ impl Entry {
 pub type Names<'a> = [&'a [u8]];
 
 /// What a synthetic tree holds.
+// Methods that refuse by default have no use for their arguments.
 #[allow(unused_variables)]
 pub trait Tree: Send + Sync {
     /// Type as /proc/self/mounts shows it.
