@@ -7,7 +7,6 @@
 mod args;
 mod commands;
 mod doctor;
-mod function_worker;
 mod output;
 mod progress;
 

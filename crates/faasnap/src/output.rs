@@ -4,7 +4,9 @@ use std::io::{self, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
+use function_worker::LogSink;
 use serde::Serialize;
+use worker_protocol::LogStream;
 
 /// Writes a line, or several, to standard output. Unlike `println!` it reports a closed pipe instead of panicking.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -108,6 +110,17 @@ pub(crate) fn time(seconds: u64) -> String {
     let latest = 253_402_300_799;
     let at = UNIX_EPOCH + Duration::from_secs(seconds.min(latest));
     humantime::format_rfc3339_seconds(at).to_string()
+}
+
+/// Where a function's log goes: to standard error when `show` says so. What the worker itself has to say is no part of the
+/// function's log and always shown.
+pub(crate) fn log_sink(show: bool) -> LogSink {
+    Box::new(move |stream, bytes| {
+        if show || stream == LogStream::Worker {
+            // A log that nobody reads is no reason to stop.
+            let _ = io::stderr().write_all(bytes);
+        }
+    })
 }
 
 #[cfg(test)]

@@ -5,18 +5,19 @@ use std::io::{Read, Write, stderr, stdin, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use function_worker::{INIT_LIMIT, REGION, Role, SpareWorker, WorkerError};
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
 use serde::Serialize;
+use serde_bytes::ByteBuf;
 use serde_json::value::RawValue;
-use store::{Lease, OpenFunction, SnapshotEntry, Store};
+use store::{Function, Lease, OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
-use worker_protocol::{Answer, Exit, Failure, FailureKind, Health};
+use worker_protocol::{Answer, Exit, Failure, FailureKind, Health, Invoke};
 
 use super::Outcome;
 use crate::args::{From, InvokeArguments, Payload};
-use crate::function_worker::{FunctionWorker, INIT_LIMIT, WorkerFailure};
-use crate::output::print_json;
+use crate::output::{log_sink, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -62,8 +63,9 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
             let failed = answer.ending.is_function_error();
             (answer.payload.to_vec(), failed, Some((answer, timeline)))
         }
-        Err(error) => match error.downcast::<WorkerFailure>() {
-            Ok(WorkerFailure(failure)) => (function_error(failure, &request_id)?, true, None),
+        Err(error) => match error.downcast::<WorkerError>() {
+            Ok(WorkerError::Failed(failure)) => (function_error(failure, &request_id)?, true, None),
+            Ok(other) => return Err(other.into()),
             Err(error) => return Err(error),
         },
     };
@@ -97,15 +99,16 @@ fn invoke(
     request_id: &str,
     payload: Vec<u8>,
 ) -> Result<(Answer, Timeline)> {
-    let mut worker = FunctionWorker::start(function, snapshot.is_some(), arguments.log, timeline)?;
+    let role = Role::latest(snapshot.is_some());
+    let mut worker = SpareWorker::start()?.configure(function, &role, log_sink(arguments.log), timeline)?;
     match snapshot {
         Some((entry, _lease)) => {
             let strategy = arguments.strategy.unwrap_or(RestoreStrategy::OnDemand);
             worker.restore(&entry.path, strategy, arguments.record)?;
         }
-        None => drop(worker.boot()?),
+        None => drop(worker.boot(INIT_LIMIT)?),
     }
-    let mut answer = worker.invoke(request_id, payload.clone())?;
+    let mut answer = worker.invoke(invocation(function, request_id, &payload))?;
     let mut timeline = worker.timeline(&answer.timeline)?;
     for _ in 1..arguments.repeat {
         if answer.health != Health::Ready {
@@ -113,11 +116,26 @@ fn invoke(
         }
         // Of a warm call only the way there and back is known.
         timeline = Timeline::start();
-        answer = worker.invoke(&Uuid::new_v4().to_string(), payload.clone())?;
+        answer = worker.invoke(invocation(function, &Uuid::new_v4().to_string(), &payload))?;
         timeline.reached(Phase::Answered);
     }
     worker.stop()?;
     Ok((answer, timeline))
+}
+
+fn invocation(function: &OpenFunction, request_id: &str, payload: &[u8]) -> Invoke {
+    let Function { name, config, .. } = &function.function;
+    Invoke {
+        request_id: request_id.to_owned(),
+        payload: ByteBuf::from(payload),
+        timeout: Duration::from_secs(config.timeout.get().into()),
+        invoked_function_arn: format!("arn:aws:lambda:{REGION}:000000000000:function:{name}"),
+        trace_id: None,
+        client_context: None,
+        cognito_identity: None,
+        tenant_id: None,
+        streaming: false,
+    }
 }
 
 /// What the caller of a function that never came to run gets: AWS's texts. What is no fault of the function stays an error.
@@ -134,7 +152,7 @@ fn function_error(failure: Failure, request_id: &str) -> Result<Vec<u8>> {
         | FailureKind::Machine
         | FailureKind::Program
         | FailureKind::Snapshot
-        | FailureKind::Internal => Err(WorkerFailure(failure).into()),
+        | FailureKind::Internal => Err(WorkerError::Failed(failure).into()),
     }
 }
 

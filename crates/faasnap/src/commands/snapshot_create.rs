@@ -1,6 +1,7 @@
 //! `faasnap snapshot create`.
 
 use anyhow::{Context, Result};
+use function_worker::{INIT_LIMIT, Role, SpareWorker};
 use restore::Timeline;
 use serde::Serialize;
 use store::Store;
@@ -8,8 +9,7 @@ use worker_protocol::SnapshotPoint;
 
 use super::Outcome;
 use crate::args::CreateSnapshot;
-use crate::function_worker::FunctionWorker;
-use crate::output::{bytes, print, print_json};
+use crate::output::{bytes, log_sink, print, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -28,8 +28,10 @@ struct Created {
 
 pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> {
     let function = store.open_function(&arguments.function)?;
-    let mut worker = FunctionWorker::start(&function, true, arguments.log, Timeline::start())?;
-    let booted = worker.boot()?;
+    let timeline = Timeline::start();
+    let worker = SpareWorker::start()?;
+    let mut worker = worker.configure(&function, &Role::latest(true), log_sink(arguments.log), timeline)?;
+    let booted = worker.boot(INIT_LIMIT)?;
     let staging = store.stage_snapshot()?;
     let place = staging.path();
     let parent = place.parent().context("a staged snapshot has no parent folder")?;

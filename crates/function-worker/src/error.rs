@@ -1,0 +1,59 @@
+//! What can go wrong between a worker and whoever drives it.
+
+use std::io;
+use std::path::PathBuf;
+
+use store::{FunctionName, RuntimeName};
+use thiserror::Error;
+use worker_protocol::{ChannelError, Exit, Failure};
+
+/// A worker that can't be started, or that did not do what it was asked.
+#[derive(Debug, Error)]
+pub enum WorkerError {
+    /// The process can't be started.
+    #[error("starting a worker")]
+    Start(#[source] io::Error),
+    /// Its socket failed or it did not answer in time.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// It could not do what it was asked: what it said.
+    #[error("the instance failed: {}", .0.message)]
+    Failed(Failure),
+    /// It ended instead of answering.
+    #[error("the worker ended without an answer (a defect): {status}")]
+    Ended {
+        /// How the process ended.
+        status: String,
+    },
+    /// The function's program ended while nothing was asked of it.
+    #[error("the function's program ended while it waited: {0:?}")]
+    ProgramEnded(Exit),
+    /// It answered something else than what was asked.
+    #[error("the worker answered out of turn (a defect)")]
+    OutOfTurn,
+    /// A directory that the instance needs can't be opened.
+    #[error("opening {}", path.display())]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no program to start.
+    #[error(
+        "function {function} has nothing to run: neither its runtime {runtime} nor its code nor a layer has a bootstrap"
+    )]
+    NothingToRun {
+        /// The function.
+        function: FunctionName,
+        /// Its runtime.
+        runtime: RuntimeName,
+    },
+    /// What a worker measured can't be read.
+    #[error("reading a worker's timeline")]
+    Timeline(#[source] postcard::Error),
+    /// Waiting for the process to be gone failed.
+    #[error("waiting for the worker's end")]
+    Wait(#[source] io::Error),
+}
