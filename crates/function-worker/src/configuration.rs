@@ -64,7 +64,6 @@ pub(crate) fn configuration(
     let config = &function.function.config;
     let configuration = Configuration {
         guest: GuestKind::Process,
-        kvm: None,
         root,
         mounts,
         program: bytes(program),

@@ -1,18 +1,19 @@
 //! A worker process with one function, from the side of whoever drives it: the command line, the node, the benchmark.
 //!
 //! ```text
-//!   SpareWorker::start ──► configure ──► FunctionWorker ──► boot | restore ──► invoke … ──► stop
-//!   (a process, ready       (which function)
-//!    before it is needed)
+//!   SpareWorker::start ──► wait_ready ──► configure ──► FunctionWorker ──► boot | restore ──► invoke … ──► stop
+//!   (a process with an     (optional)     (which function)      └── or restore_and_invoke, in one go
+//!    empty machine)
 //! ```
 //!
-//! Calls wait for their answers; a node gives each worker a thread of its own.
+//! `configure` waits for nothing: a worker that is not ready yet takes its function up when it is. Calls wait for their answers; a node gives each worker a thread of its own.
 //!
 //! Architecture invariant: this crate links no KVM and no guest; a guest's bug reaches its callers only as a message.
 #![forbid(unsafe_code)]
 
 mod configuration;
 mod error;
+mod options;
 
 use std::fs::File;
 use std::io;
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use restore::{Phase, RestoreStrategy, Timeline};
+use restore::{Phase, Timeline};
 use store::OpenFunction;
 use worker_protocol::{
     Answer, Attached, Booted, FromWorker, Invoke, LogStream, NodeChannel, Received, RestoreRequest, Restored,
@@ -31,6 +32,7 @@ use worker_protocol::{
 
 pub use configuration::{INIT_LIMIT, REGION, RESTORE_LIMIT, Role};
 pub use error::WorkerError;
+pub use options::RestoreOptions;
 
 /// How long beyond its own limits a worker may be silent before it is given up.
 const GRACE: Duration = Duration::from_secs(15);
@@ -45,6 +47,7 @@ pub type LogSink = Box<dyn FnMut(LogStream, &[u8]) + Send>;
 pub struct SpareWorker {
     channel: NodeChannel,
     child: Child,
+    is_ready: bool,
 }
 
 /// A worker process with one function.
@@ -84,7 +87,7 @@ impl SpareWorker {
             .stdout(Stdio::null())
             .spawn()
             .map_err(WorkerError::Start)?;
-        Ok(Self { channel, child })
+        Ok(Self { channel, child, is_ready: false })
     }
 
     /// The process.
@@ -92,10 +95,35 @@ impl SpareWorker {
         self.child.id()
     }
 
-    /// Gives the worker its function. `timeline` began with the request.
+    /// Waits until the worker has made its virtual machine: from then on a request finds everything done that can be done
+    /// without knowing the function.
     ///
     /// # Errors
-    /// [`WorkerError`] when the function can't be run or the worker refuses it.
+    /// [`WorkerError::Failed`] when this machine can't make one.
+    pub fn wait_ready(&mut self) -> Result<(), WorkerError> {
+        if self.is_ready {
+            return Ok(());
+        }
+        let received = self.channel.receiver.receive_within(GRACE)?;
+        self.is_ready = match received.map(|received| received.message) {
+            Some(FromWorker::Ready) => true,
+            Some(FromWorker::Failed(failure)) => return Err(WorkerError::Failed(failure)),
+            Some(other) => return Err(unexpected(&other)),
+            None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.child) }),
+        };
+        Ok(())
+    }
+
+    /// Whether the process is still there: one that was killed is of no use.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Gives the worker its function. `timeline` began with the request. Nothing is waited for: what the worker refuses shows
+    /// at the next step.
+    ///
+    /// # Errors
+    /// [`WorkerError`] when the function can't be run or the worker is gone.
     pub fn configure(
         self,
         function: &OpenFunction,
@@ -105,13 +133,9 @@ impl SpareWorker {
     ) -> Result<FunctionWorker, WorkerError> {
         // From here on the process ends with the value, whatever goes wrong.
         let mut worker = FunctionWorker { channel: self.channel, child: self.child, log, timeline };
-        let (configuration, attached) = configuration::configuration(function, role)?;
-        worker.channel.sender.send(&ToWorker::Configure(Box::new(configuration)), attached)?;
-        match worker.answer(Duration::ZERO)? {
-            FromWorker::Ready => {}
-            other => return Err(unexpected(&other)),
-        }
         worker.timeline.reached(Phase::WorkerReady);
+        let (configuration, attached) = configuration::configuration(function, role)?;
+        worker.channel.sender.enqueue(&ToWorker::Configure(Box::new(configuration)), attached)?;
         Ok(worker)
     }
 }
@@ -127,33 +151,67 @@ impl FunctionWorker {
     /// # Errors
     /// [`WorkerError::Failed`] with the function's own report when it can't initialise.
     pub fn boot(&mut self, limit: Duration) -> Result<Booted, WorkerError> {
-        self.channel.sender.send(&ToWorker::Boot, Attached::default())?;
+        self.channel.sender.enqueue(&ToWorker::Boot, Attached::default())?;
+        self.flush()?;
         match self.answer(limit)? {
             FromWorker::Booted(booted) => Ok(booted),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Restores the function from the snapshot in `directory`; with `record` its pages are recorded for the strategies
-    /// that use recordings and have none.
+    /// Restores the function from the snapshot in `directory`.
     ///
     /// # Errors
     /// [`WorkerError::Failed`] when the snapshot or the strategy can't be used here.
-    pub fn restore(
+    pub fn restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<Restored, WorkerError> {
+        self.ask_restore(directory, options)?;
+        self.flush()?;
+        self.restored()
+    }
+
+    /// Restores the function and invokes it, without a round trip in between: what a cold start is.
+    ///
+    /// # Errors
+    /// As [`Self::restore`] and [`Self::invoke`].
+    pub fn restore_and_invoke(
         &mut self,
         directory: &Path,
-        strategy: RestoreStrategy,
-        record: bool,
-    ) -> Result<Restored, WorkerError> {
+        options: &RestoreOptions,
+        invoke: Invoke,
+    ) -> Result<(Restored, Answer), WorkerError> {
+        let limit = invoke.timeout;
+        self.ask_restore(directory, options)?;
+        self.channel.sender.enqueue(&ToWorker::Invoke(Box::new(invoke)), Attached::default())?;
+        self.flush()?;
+        let restored = self.restored()?;
+        Ok((restored, self.answered(limit)?))
+    }
+
+    fn ask_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {
         let mut attached = Attached::default();
         let snapshot = attached.attach(open_directory(directory)?);
-        let record_into = match record {
-            true => Some(attached.attach(open_directory(directory)?)),
-            false => None,
+        let request = RestoreRequest {
+            snapshot,
+            strategy: options.strategy.name().to_owned(),
+            without: options.without.iter().map(|technique| technique.name().to_owned()).collect(),
+            random_access: options.random_access,
+            record: options.record,
+            verify: options.verify,
+            credentials: None,
         };
-        let request =
-            RestoreRequest { snapshot, strategy: strategy.name().to_owned(), record_into, credentials: None };
-        self.channel.sender.send(&ToWorker::Restore(request), attached)?;
+        Ok(self.channel.sender.enqueue(&ToWorker::Restore(request), attached)?)
+    }
+
+    /// Sends what was put together.
+    fn flush(&mut self) -> Result<(), WorkerError> {
+        self.channel.sender.send_queued()?;
+        if self.timeline.end_of(Phase::Sent).is_none() {
+            self.timeline.reached(Phase::Sent);
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self) -> Result<Restored, WorkerError> {
         match self.answer(RESTORE_LIMIT)? {
             FromWorker::Restored(restored) => Ok(restored),
             other => Err(unexpected(&other)),
@@ -167,6 +225,10 @@ impl FunctionWorker {
     pub fn invoke(&mut self, invoke: Invoke) -> Result<Answer, WorkerError> {
         let limit = invoke.timeout;
         self.channel.sender.send(&ToWorker::Invoke(Box::new(invoke)), Attached::default())?;
+        self.answered(limit)
+    }
+
+    fn answered(&mut self, limit: Duration) -> Result<Answer, WorkerError> {
         match self.answer(limit)? {
             FromWorker::Answered(answer) => Ok(*answer),
             other => Err(unexpected(&other)),
@@ -192,18 +254,8 @@ impl FunctionWorker {
     /// # Errors
     /// [`WorkerError::Timeline`] when the worker's record can't be read.
     pub fn timeline(&self, measured: &worker_protocol::Timeline) -> Result<Timeline, WorkerError> {
-        let mut whole: Timeline = postcard::from_bytes(&measured.0).map_err(WorkerError::Timeline)?;
-        let shift = whole.request_at_ns.saturating_sub(self.timeline.request_at_ns);
-        for phase in &mut whole.phases {
-            phase.start_ns = phase.start_ns.saturating_add(shift);
-            phase.end_ns = phase.end_ns.saturating_add(shift);
-        }
-        whole.request_at_ns = self.timeline.request_at_ns;
-        let mut phases = self.timeline.phases.clone();
-        phases.append(&mut whole.phases);
-        phases.sort_by_key(|phase| phase.end_ns);
-        whole.phases = phases;
-        Ok(whole)
+        let worker: Timeline = postcard::from_bytes(&measured.0).map_err(WorkerError::Timeline)?;
+        Ok(self.timeline.continued_by(worker))
     }
 
     /// Ends the instance and waits until its process is gone.
@@ -225,7 +277,9 @@ impl FunctionWorker {
     fn answer(&mut self, limit: Duration) -> Result<FromWorker, WorkerError> {
         loop {
             match self.channel.receiver.receive_within(limit + GRACE)? {
-                None => return Err(WorkerError::Ended { status: self.how_it_ended() }),
+                None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.child) }),
+                // A worker that was not waited for when it was spare.
+                Some(Received { message: FromWorker::Ready, .. }) => {}
                 Some(Received { message: FromWorker::Log { stream, bytes }, .. }) => {
                     (self.log)(stream, &bytes);
                 }
@@ -236,10 +290,10 @@ impl FunctionWorker {
             }
         }
     }
+}
 
-    fn how_it_ended(&mut self) -> String {
-        self.child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
-    }
+fn how_it_ended(child: &mut Child) -> String {
+    child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 impl Drop for FunctionWorker {

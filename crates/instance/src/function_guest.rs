@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, Protection};
@@ -15,9 +15,7 @@ use process_kernel::fs::MountTable;
 use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
-use restore::{
-    LoadingSetRule, Phase, Record, RestoreError, RestoreHandle, RestoreRequest, RestoreStrategy, Timeline,
-};
+use restore::{Phase, RestoreError, Timeline};
 use runtime_api::{Config, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
 use snapshot::Snapshot;
@@ -26,6 +24,7 @@ use thiserror::Error;
 use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
+use crate::restored::{RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::RuntimeBridge;
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
@@ -116,6 +115,11 @@ impl ReadyMachine {
         Ok(Self { guest, guard: MemoryGuard::new(), timeline })
     }
 
+    /// The request has come: time counts from here.
+    pub fn begin_request(&mut self) {
+        self.timeline.begin_request();
+    }
+
     /// Boots a function.
     pub fn boot(
         self,
@@ -148,8 +152,7 @@ impl ReadyMachine {
         self,
         config: &FunctionConfig,
         directory: &Path,
-        strategy: RestoreStrategy,
-        record: bool,
+        options: &RestoreOptions,
         listeners: &Listeners,
     ) -> Result<FunctionGuest, InstanceError> {
         let Self { guest, mut guard, mut timeline } = self;
@@ -159,39 +162,20 @@ impl ReadyMachine {
         let revival = timeline.measure(Phase::StateRestored, || {
             guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
         })?;
-        let victim: Arc<OnceLock<Weak<Process>>> = Arc::default();
-        let handle = {
+        let victim = Victim::default();
+        let restored = {
             let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
-            let mut request = RestoreRequest::new(guest.memory(), &snapshot, &layout, &files, strategy);
-            let uses_recordings = matches!(strategy, RestoreStrategy::Reap | RestoreStrategy::FaaSnap);
-            if record && uses_recordings {
-                request.record = Record::IfNeeded(Default::default());
-            }
-            let victim = victim.clone();
-            request.on_failure = Some(Arc::new(move || {
-                if let Some(process) = victim.get().and_then(Weak::upgrade) {
-                    process.fail("its memory could not be brought back from the snapshot".to_owned());
-                }
-            }));
-            restore::restore(&request, &mut timeline)?
+            let memory = guest.memory();
+            Restored::begin(memory, snapshot, layout, &files, options, victim.clone(), &mut timeline)?
         };
         let context = revival.context();
         connect_log(&context.ipc, listeners);
         let bridge = RuntimeBridge::restore(&context.network, saved.bridge, events_to(&listeners.runtime))?;
         let process = timeline.measure(Phase::StateRestored, || guest.resume(revival))?;
-        // Set once, here.
-        let _ = victim.set(Arc::downgrade(&process));
+        victim.is(&process);
         guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
-        let restored = Some(Restored { handle, snapshot, layout });
-        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored })
+        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: Some(restored) })
     }
-}
-
-/// What a restored instance came from.
-struct Restored {
-    handle: RestoreHandle,
-    snapshot: Snapshot,
-    layout: restore::GuestLayout,
 }
 
 /// A function's guest that runs.
@@ -232,6 +216,11 @@ impl FunctionGuest {
         Ok(checkpoint::write(parent, &saved, &image, |page, bytes| read(memory, &image, page, bytes))?)
     }
 
+    /// What a user should hear of though the instance goes on.
+    pub fn warnings(&self) -> Vec<String> {
+        self.restored.as_ref().map(Restored::warnings).unwrap_or_default()
+    }
+
     /// Whether the invocation is recorded: then the instance is of no use after it.
     pub fn is_recorded(&self) -> bool {
         self.timeline.recorded
@@ -260,24 +249,6 @@ impl FunctionGuest {
     /// Tells the guest to end.
     pub fn kill(&self) {
         self.process.exit(ExitStatus::Signal(SIGKILL));
-    }
-}
-
-impl Restored {
-    fn finish(self, timeline: &mut Timeline, paused: bool) -> Option<String> {
-        let outcome = self.handle.finish(timeline);
-        if let Some(failure) = outcome.failure {
-            return Some(format!("the loader failed: {failure}"));
-        }
-        match outcome.recording? {
-            Err(error) => Some(format!("the invocation was not recorded: {error}")),
-            // A guest that didn't come to rest has pages under way.
-            Ok(_) if !paused => None,
-            Ok(recording) => {
-                let published = recording.publish(&self.snapshot, &self.layout, &LoadingSetRule::default());
-                published.err().map(|error| format!("the recording was not kept: {error}"))
-            }
-        }
     }
 }
 

@@ -9,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod error_text;
 mod function_guest;
 mod lifecycle;
 mod memory_guard;
 mod mounts;
 mod program;
+mod restored;
 mod runtime_bridge;
 mod worker;
 

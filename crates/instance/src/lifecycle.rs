@@ -179,6 +179,11 @@ impl Lifecycle {
         if self.0 == State::Waiting { Ok(()) } else { Err(self.refuse("snapshot")) }
     }
 
+    /// Whether it is on its way to waiting for its first invocation.
+    pub fn is_starting(&self) -> bool {
+        matches!(self.0, State::Booting | State::Restoring)
+    }
+
     /// Whether time is limited now: booting, restoring or running.
     pub fn is_timed(&self) -> bool {
         matches!(self.0, State::Booting | State::Restoring | State::Running { .. })

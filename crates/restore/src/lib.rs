@@ -40,5 +40,5 @@ pub use picture::MemoryPicture;
 pub use plan::{MapStep, RestorePlan};
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingOptions};
-pub use strategy::{FileUse, RestoreStrategy, Techniques, UnknownStrategy};
-pub use timeline::{FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline};
+pub use strategy::{FileUse, RestoreStrategy, Technique, Techniques, UnknownStrategy, UnknownTechnique};
+pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline};

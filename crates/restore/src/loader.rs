@@ -69,8 +69,8 @@ fn next_time(renamed: bool) -> &'static str {
     }
 }
 
-/// Called from the loader's thread when the guest must be stopped.
-pub type FailureHook = Arc<dyn Fn() + Send + Sync>;
+/// Called from a thread of the restore's own when the guest must be stopped, with the reason.
+pub type FailureHook = Arc<dyn Fn(&LoadFailure) + Send + Sync>;
 
 /// What the loader is to do.
 pub(crate) struct LoaderJob {
@@ -203,10 +203,8 @@ impl Drop for Loader {
 pub(crate) fn run(job: &LoaderJob, stop: &AtomicBool) -> LoaderReport {
     let mut loaded_bytes = 0;
     let failure = load(job, stop, &mut loaded_bytes).err();
-    if failure.is_some()
-        && let Some(hook) = &job.on_failure
-    {
-        hook();
+    if let (Some(failure), Some(hook)) = (&failure, &job.on_failure) {
+        hook(failure);
     }
     LoaderReport { loaded_bytes, failure }
 }

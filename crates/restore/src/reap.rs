@@ -125,10 +125,8 @@ impl Server {
         let thread = thread::Builder::new().name("userfaults".into()).spawn(move || {
             let mut faults = Vec::new();
             let failure = serve(&mut job, &stopped, &mut faults).err();
-            if failure.is_some()
-                && let Some(hook) = &job.on_failure
-            {
-                hook();
+            if let (Some(failure), Some(hook)) = (&failure, &job.on_failure) {
+                hook(failure);
             }
             if failure.is_some() {
                 // Who waits for a page now waits until the descriptor is closed, which ends this thread's ownership: the

@@ -71,6 +71,16 @@ impl Recording {
         LoadingSet::write(snapshot, LoadingSet::file_name(self.strategy), layout, self, rule)
     }
 
+    /// This recording, added to the one that is published beside `snapshot` for the same strategy. One that can't be used
+    /// adds nothing: it is about to be replaced.
+    #[must_use]
+    pub fn added_to_published(self, snapshot: &Snapshot, layout: &GuestLayout) -> Self {
+        match LoadingSet::open(snapshot, LoadingSet::file_name(self.strategy), layout) {
+            Ok(set) => set.recording(snapshot.id(), self.strategy).merged(&self),
+            Err(_) => self,
+        }
+    }
+
     /// This recording extended by `other`, of another invocation of the same snapshot: a page keeps its earliest group.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {

@@ -79,6 +79,92 @@ impl Default for Techniques {
     }
 }
 
+/// The name of one technique of the FaaSnap strategy, for users and for the worker protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Technique {
+    /// [`Techniques::per_region_mapping`].
+    PerRegionMapping,
+    /// The compact loading-set file; without it the set is read from the memory file ([`FileUse::Never`]).
+    LoadingSetFile,
+    /// The choice between the two files by the disk's measured costs; without it the compact file is always mapped
+    /// ([`FileUse::Always`]).
+    Weighing,
+    /// [`Techniques::concurrent_paging`].
+    ConcurrentPaging,
+    /// [`Techniques::populate`].
+    Populate,
+    /// [`Techniques::private_ahead`].
+    PrivateAhead,
+    /// [`Techniques::fresh_ahead`].
+    FreshAhead,
+}
+
+impl Technique {
+    /// Every technique.
+    pub const ALL: [Self; 7] = [
+        Self::PerRegionMapping,
+        Self::LoadingSetFile,
+        Self::Weighing,
+        Self::ConcurrentPaging,
+        Self::Populate,
+        Self::PrivateAhead,
+        Self::FreshAhead,
+    ];
+
+    /// The name a user types.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PerRegionMapping => "per-region-mapping",
+            Self::LoadingSetFile => "loading-set-file",
+            Self::Weighing => "weighing",
+            Self::ConcurrentPaging => "concurrent-paging",
+            Self::Populate => "populate",
+            Self::PrivateAhead => "private-ahead",
+            Self::FreshAhead => "fresh-ahead",
+        }
+    }
+}
+
+impl fmt::Display for Technique {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// A name that is no technique.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[error("\"{0}\" is not a technique: use {names}", names = Technique::ALL.map(Technique::name).join(", "))]
+pub struct UnknownTechnique(pub String);
+
+impl FromStr for Technique {
+    type Err = UnknownTechnique;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTechnique> {
+        Self::ALL
+            .into_iter()
+            .find(|technique| technique.name() == name)
+            .ok_or_else(|| UnknownTechnique(name.into()))
+    }
+}
+
+impl Techniques {
+    /// These techniques without one.
+    #[must_use]
+    pub const fn without(mut self, technique: Technique) -> Self {
+        match technique {
+            Technique::PerRegionMapping => self.per_region_mapping = false,
+            Technique::LoadingSetFile => self.loading_set_file = FileUse::Never,
+            Technique::Weighing => self.loading_set_file = FileUse::Always,
+            Technique::ConcurrentPaging => self.concurrent_paging = false,
+            Technique::Populate => self.populate = false,
+            Technique::PrivateAhead => self.private_ahead = false,
+            Technique::FreshAhead => self.fresh_ahead = false,
+        }
+        self
+    }
+}
+
 /// Where the loading set is read from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -119,5 +205,15 @@ mod tests {
             assert_eq!(serde_json::to_string(&strategy).unwrap(), format!("\"{strategy}\""));
         }
         assert!("warm".parse::<RestoreStrategy>().is_err());
+    }
+
+    #[test]
+    fn each_technique_can_be_left_out() {
+        for technique in Technique::ALL {
+            assert_eq!(technique.to_string().parse(), Ok(technique));
+            assert_ne!(Techniques::default().without(technique), Techniques::default(), "{technique}");
+        }
+        let refused = "magic".parse::<Technique>().unwrap_err().to_string();
+        assert!(refused.contains("concurrent-paging"), "{refused}");
     }
 }

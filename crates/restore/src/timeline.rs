@@ -16,8 +16,12 @@ use crate::strategy::RestoreStrategy;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Phase {
-    /// A worker process was found or started.
+    /// A worker process was taken from the spare ones, or started.
     WorkerReady,
+    /// The function's files were opened and the request was sent to the worker.
+    Sent,
+    /// The worker took the request up.
+    Received,
     /// The snapshot's header, table and layout were read and checked.
     SnapshotOpened,
     /// The plan was made; the loading-set file's table was read for it.
@@ -52,6 +56,8 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::WorkerReady => "worker ready",
+            Self::Sent => "sent",
+            Self::Received => "received",
             Self::SnapshotOpened => "snapshot opened",
             Self::Planned => "planned",
             Self::MadeResident => "made resident",
@@ -103,6 +109,15 @@ pub struct LoadingSetUse {
     pub private_bytes: u64,
 }
 
+/// What a worker did before it was needed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Ahead {
+    /// The host's CLOCK_MONOTONIC at the worker's start, in nanoseconds.
+    pub from_ns: u64,
+    /// What was made, in nanoseconds since then.
+    pub phases: Vec<PhaseRecord>,
+}
+
 /// The record. Make one when the request arrives; every step adds to it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Timeline {
@@ -114,6 +129,8 @@ pub struct Timeline {
     pub fell_back: Option<String>,
     /// Whether the invocation was recorded, so that memory came in on demand.
     pub recorded: bool,
+    /// What the worker made ready ahead of the request. What it made after the request is among the phases.
+    pub ahead: Option<Ahead>,
     /// Phases in the order in which they were recorded.
     pub phases: Vec<PhaseRecord>,
     /// Mappings that the plan made.
@@ -173,6 +190,7 @@ impl Timeline {
             strategy: None,
             fell_back: None,
             recorded: false,
+            ahead: None,
             phases: Vec::new(),
             regions_mapped: 0,
             faults: FaultCounts::default(),
@@ -181,6 +199,34 @@ impl Timeline {
             resident_bytes: 0,
             before: Counters::now(),
         }
+    }
+
+    /// Lets what was recorded so far count as made ahead, and the time from now on as the request's. The counters go on from
+    /// where they were.
+    pub fn begin_request(&mut self) {
+        self.ahead = Some(Ahead { from_ns: self.request_at_ns, phases: std::mem::take(&mut self.phases) });
+        self.request_at_ns = monotonic_ns();
+    }
+
+    /// Puts the record of a worker, whose clock is this machine's too, behind what was recorded here since the request.
+    /// What the worker did ahead of itself but after the request becomes part of the request's time.
+    #[must_use]
+    pub fn continued_by(&self, mut worker: Self) -> Self {
+        let shifted = |from_ns: u64, phases: Vec<PhaseRecord>| {
+            let shift = from_ns.saturating_sub(self.request_at_ns);
+            phases.into_iter().map(move |PhaseRecord { phase, start_ns, end_ns }| PhaseRecord {
+                phase,
+                start_ns: start_ns.saturating_add(shift),
+                end_ns: end_ns.saturating_add(shift),
+            })
+        };
+        let mut phases = self.phases.clone();
+        if let Some(late) = worker.ahead.take_if(|ahead| ahead.from_ns >= self.request_at_ns) {
+            phases.extend(shifted(late.from_ns, late.phases));
+        }
+        phases.extend(shifted(worker.request_at_ns, worker.phases));
+        phases.sort_by_key(|phase| phase.end_ns);
+        Self { request_at_ns: self.request_at_ns, phases, ..worker }
     }
 
     /// Nanoseconds since the request.
@@ -242,6 +288,12 @@ impl fmt::Display for Timeline {
         if self.recorded {
             writeln!(f, "recorded           yes, so memory came in on demand")?;
         }
+        if let Some(Ahead { phases, .. }) = &self.ahead {
+            for PhaseRecord { phase, start_ns, end_ns } in phases {
+                let took = Milliseconds(end_ns.saturating_sub(*start_ns));
+                writeln!(f, "{phase:18} {took}   ahead of the request")?;
+            }
+        }
         for PhaseRecord { phase, start_ns, end_ns } in &self.phases {
             let took = Milliseconds(end_ns.saturating_sub(*start_ns));
             writeln!(f, "{phase:18} {took}   until {}", Milliseconds(*end_ns))?;
@@ -295,6 +347,28 @@ mod tests {
         assert!(text.contains("restore strategy   reap\n"), "{text}");
         assert!(text.contains("mapped                 0.500 ms   until     1.500 ms"), "{text}");
         assert!(text.contains("3 minor, 2 major, 1 by userfault"), "{text}");
+    }
+
+    #[test]
+    fn what_a_worker_made_before_the_request_is_no_part_of_it() {
+        let phase = |phase, start_ns, end_ns| PhaseRecord { phase, start_ns, end_ns };
+        let request = Timeline {
+            request_at_ns: 1000,
+            phases: vec![phase(Phase::WorkerReady, 0, 10)],
+            ..Timeline::start()
+        };
+        let worker = |from_ns| Timeline {
+            request_at_ns: 1100,
+            ahead: Some(Ahead { from_ns, phases: vec![phase(Phase::VmCreated, 0, 20)] }),
+            phases: vec![phase(Phase::Mapped, 5, 9)],
+            ..Timeline::start()
+        };
+        let spare = request.continued_by(worker(400));
+        assert_eq!(spare.phases, [phase(Phase::WorkerReady, 0, 10), phase(Phase::Mapped, 105, 109)]);
+        assert!(spare.to_string().contains("ahead of the request"), "{spare}");
+        let started = request.continued_by(worker(1050));
+        assert_eq!(started.phases[1], phase(Phase::VmCreated, 50, 70));
+        assert_eq!(started.ahead, None);
     }
 
     #[test]

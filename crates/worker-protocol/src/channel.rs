@@ -154,6 +154,14 @@ impl<Out: Serialize> Sender<Out> {
     /// [`ChannelError`] when the message is too large or the other side is gone.
     pub fn send(&mut self, message: &Out, attached: Attached) -> Result<(), ChannelError> {
         self.enqueue(message, attached)?;
+        self.send_queued()
+    }
+
+    /// Waits until the socket has taken every message that was put into the queue.
+    ///
+    /// # Errors
+    /// [`ChannelError::Socket`] when the other side is gone.
+    pub fn send_queued(&mut self) -> Result<(), ChannelError> {
         while !self.flush()? {
             wait(self.socket.as_fd(), PollFlags::OUT, None)?;
         }

@@ -5,10 +5,10 @@
 //!   node                                                    worker (one process per instance)
 //!     │  preface: magic, version                               │
 //!     │ ◄────────────────────────────────────────────────────► │
-//!     │  Configure + descriptors (root, mounts, kvm, stdio)    │
-//!     │ ─────────────────────────────────────────────────────► │
-//!     │                                                  Ready │
+//!     │                       Ready: a virtual machine is made │
 //!     │ ◄───────────────────────────────────────────────────── │
+//!     │  Configure + descriptors (root, mounts, stdio)         │
+//!     │ ─────────────────────────────────────────────────────► │
 //!     │  Boot  or  Restore + snapshot directory                │
 //!     │ ─────────────────────────────────────────────────────► │
 //!     │                                      Booted / Restored │
@@ -20,6 +20,9 @@
 //!     │  Stop, or the socket closed                            │
 //!     │ ─────────────────────────────────────────────────────► │
 //! ```
+//!
+//! A spare worker has sent Ready and waits. A request then sends Configure, Restore and Invoke at once: no answer is waited for
+//! in between.
 //!
 //! A frame is a `u32` length, a `u8` number of descriptors and the message in postcard's encoding, little-endian throughout.
 //! Both sides are the same executable, so the version guards against a node replaced while its workers run, not against
@@ -42,6 +45,6 @@ pub use descriptors::{Attached, Descriptor, DescriptorError, Descriptors};
 pub use frame::{Decoder, FrameError, MAX_DESCRIPTORS, MAX_FRAME, VERSION};
 pub use messages::{
     Answer, Booted, Configuration, Credentials, Ending, Exit, Failure, FailureKind, FromWorker, GuestKind,
-    Health, InheritedDescriptor, Invoke, Limits, LogStream, Mount, NetworkPolicy, RestoreRequest, Restored,
-    RuntimeService, SnapshotPoint, Snapshotted, Timeline, ToWorker, Usage,
+    Health, InheritedDescriptor, Invoke, Limits, LogStream, Mount, NetworkPolicy, Record, RestoreRequest,
+    Restored, RuntimeService, SnapshotPoint, Snapshotted, Timeline, ToWorker, Usage,
 };

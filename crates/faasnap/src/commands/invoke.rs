@@ -5,7 +5,7 @@ use std::io::{Read, Write, stderr, stdin, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use function_worker::{INIT_LIMIT, REGION, Role, SpareWorker, WorkerError};
+use function_worker::{INIT_LIMIT, REGION, RestoreOptions, Role, SpareWorker, WorkerError};
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
 use serde::Serialize;
@@ -13,11 +13,11 @@ use serde_bytes::ByteBuf;
 use serde_json::value::RawValue;
 use store::{Function, Lease, OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
-use worker_protocol::{Answer, Exit, Failure, FailureKind, Health, Invoke};
+use worker_protocol::{Answer, Exit, Failure, FailureKind, Health, Invoke, Record};
 
 use super::Outcome;
 use crate::args::{From, InvokeArguments, Payload};
-use crate::output::{log_sink, print_json};
+use crate::output::{log_sink, note, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
@@ -103,8 +103,12 @@ fn invoke(
     let mut worker = SpareWorker::start()?.configure(function, &role, log_sink(arguments.log), timeline)?;
     match snapshot {
         Some((entry, _lease)) => {
+            let record = if arguments.record { Record::IfNeeded } else { Record::No };
             let strategy = arguments.strategy.unwrap_or(RestoreStrategy::OnDemand);
-            worker.restore(&entry.path, strategy, arguments.record)?;
+            let options = RestoreOptions { record, ..RestoreOptions::by(strategy) };
+            for warning in worker.restore(&entry.path, &options)?.warnings {
+                note(&warning);
+            }
         }
         None => drop(worker.boot(INIT_LIMIT)?),
     }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use process_kernel::fs::{MountEntry, MountSource, MountTable};
 use process_kernel::task::Identity;
+use restore::{RestoreStrategy, Technique, Techniques};
 use runtime_api::Config;
-use worker_protocol::{Configuration, Descriptor, Descriptors, GuestKind, NetworkPolicy};
+use worker_protocol::{Configuration, Descriptor, Descriptors, GuestKind, NetworkPolicy, RestoreRequest};
 
-use crate::function_guest::{FunctionConfig, ReadyMachine, directory_name};
+use crate::function_guest::{FunctionConfig, directory_name};
 use crate::mounts::private_trees;
+use crate::restored::RestoreOptions;
 
 /// A configured worker.
 pub(super) struct Configured {
     pub function: FunctionConfig,
-    /// Until the instance is started.
-    pub machine: Option<ReadyMachine>,
     pub init_timeout: Duration,
     pub restore_timeout: Duration,
     /// The function's version, for the START line.
@@ -29,15 +29,15 @@ pub(super) fn read(
     configuration: Configuration,
     descriptors: &mut Descriptors,
 ) -> Result<Configured, String> {
-    let Configuration { guest, kvm, root, mounts, limits, network, runtime, inherited, .. } = &configuration;
+    let Configuration { guest, root, mounts, limits, network, runtime, inherited, .. } = &configuration;
     if *guest != GuestKind::Process {
         return Err("this worker has no Linux guest yet, only the process guest".to_owned());
     }
     if *network != NetworkPolicy::Loopback {
         return Err("this worker can't give a guest a way out to the network yet".to_owned());
     }
-    if kvm.is_some() || !inherited.is_empty() {
-        return Err("this worker opens /dev/kvm itself and hands no descriptors on".to_owned());
+    if !inherited.is_empty() {
+        return Err("this worker hands no descriptors on".to_owned());
     }
     let Some(runtime) = runtime else {
         return Err("this worker runs functions; programs are run by `faasnap exec` itself".to_owned());
@@ -75,10 +75,28 @@ pub(super) fn read(
     };
     Ok(Configured {
         function,
-        machine: None,
         init_timeout: limits.init_timeout,
         restore_timeout: limits.restore_timeout,
         version: runtime.version.clone(),
         memory_mb: limits.memory >> 20,
     })
+}
+
+/// How the snapshot is to be restored. Names that this worker doesn't know are refused.
+pub(super) fn restore_options(request: &RestoreRequest) -> Result<RestoreOptions, String> {
+    let strategy: RestoreStrategy =
+        request.strategy.parse().map_err(|error: restore::UnknownStrategy| error.to_string())?;
+    let mut techniques = Techniques::default();
+    for name in &request.without {
+        let technique: Technique =
+            name.parse().map_err(|error: restore::UnknownTechnique| error.to_string())?;
+        techniques = techniques.without(technique);
+    }
+    if !request.without.is_empty() && strategy != RestoreStrategy::FaaSnap {
+        return Err(format!("the {strategy} strategy has no techniques to do without: only faasnap has"));
+    }
+    if request.verify {
+        return Err("this worker can't compare memory with the snapshot yet".to_owned());
+    }
+    Ok(RestoreOptions { strategy, techniques, random_access: request.random_access, record: request.record })
 }

@@ -30,6 +30,7 @@ use worker_protocol::{
     LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker, WorkerChannel,
 };
 
+use crate::error_text::chain;
 use crate::function_guest::{FunctionGuest, InstanceError, Listeners, ReadyMachine};
 use crate::lifecycle::{GuestEnd, Lifecycle, OutOfTurn};
 use configuration::Configured;
@@ -91,9 +92,20 @@ pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
         }
     };
     std::thread::Builder::new().name("node".to_owned()).spawn(read).map_err(WorkerError::Thread)?;
+    let node = Node(Arc::new(Mutex::new(sender)));
+    let machine = match ReadyMachine::new() {
+        Ok(machine) => machine,
+        // Without a machine there is no worker: the node hears why, and the worker ends.
+        Err(error) => {
+            let failure = Refused::Instance(error).failure();
+            return Ok(node.send(&FromWorker::Failed(failure))?);
+        }
+    };
+    node.send(&FromWorker::Ready)?;
     let mut worker = Worker {
-        node: Node(Arc::new(Mutex::new(sender))),
+        node,
         occurrences,
+        machine: Some(machine),
         life: Lifecycle::default(),
         configured: None,
         guest: None,
@@ -103,6 +115,7 @@ pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
         released: None,
         cold_start: None,
         invocation: None,
+        early: None,
     };
     worker.run(&queue)
 }
@@ -112,6 +125,8 @@ struct Worker {
     node: Node,
     occurrences: mpsc::Sender<Occurrence>,
     life: Lifecycle,
+    /// Until the instance is started.
+    machine: Option<ReadyMachine>,
     configured: Option<Configured>,
     guest: Option<FunctionGuest>,
     /// The snapshot's directory, kept open as long as the instance lives: it is known by way of this descriptor, and a
@@ -125,6 +140,8 @@ struct Worker {
     /// For the next REPORT line.
     cold_start: Option<log_line::ColdStart>,
     invocation: Option<Invocation>,
+    /// An invocation that came before the instance was ready for it.
+    early: Option<Invoke>,
 }
 
 impl Worker {
@@ -179,6 +196,11 @@ impl Worker {
             // Taken by the loop.
             ToWorker::Stop => Ok(()),
         };
+        self.done(done)
+    }
+
+    /// Tells the node of what could not be done.
+    fn done(&self, done: Result<(), Refused>) -> Result<(), WorkerError> {
         match done {
             Ok(()) => Ok(()),
             Err(Refused::Channel(error)) => Err(error.into()),
@@ -194,14 +216,19 @@ impl Worker {
         if self.configured.is_some() {
             return Err(Refused::Request("the worker is configured already".to_owned()));
         }
-        let configured = configuration::read(configuration, descriptors).map_err(Refused::Request)?;
-        let machine = ReadyMachine::new()?;
-        self.configured = Some(Configured { machine: Some(machine), ..configured });
-        Ok(self.node.send(&FromWorker::Ready)?)
+        if let Some(machine) = &mut self.machine {
+            machine.begin_request();
+        }
+        self.configured = Some(configuration::read(configuration, descriptors).map_err(Refused::Request)?);
+        Ok(())
     }
 
-    fn configured(&mut self) -> Result<&mut Configured, Refused> {
-        self.configured.as_mut().ok_or_else(|| Refused::Request("the worker is not configured".to_owned()))
+    fn take_machine(&mut self) -> Result<ReadyMachine, Refused> {
+        self.machine.take().ok_or_else(|| Refused::Request("the instance was started before".to_owned()))
+    }
+
+    fn configured(&self) -> Result<&Configured, Refused> {
+        self.configured.as_ref().ok_or_else(|| Refused::Request("the worker is not configured".to_owned()))
     }
 
     fn listeners(&self) -> Listeners {
@@ -223,12 +250,9 @@ impl Worker {
 
     fn boot(&mut self) -> Result<(), Refused> {
         let listeners = self.listeners();
-        let configured = self.configured()?;
-        let limit = configured.init_timeout;
-        let Some(machine) = configured.machine.take() else {
-            return Err(Refused::Request("the instance was started before".to_owned()));
-        };
-        let guest = machine.boot(&configured.function, &listeners);
+        let limit = self.configured()?.init_timeout;
+        let machine = self.take_machine()?;
+        let guest = machine.boot(&self.configured()?.function, &listeners);
         self.life.boot()?;
         self.began = Instant::now();
         self.started(guest?, limit)
@@ -237,20 +261,13 @@ impl Worker {
     fn restore(&mut self, request: RestoreRequest, descriptors: &mut Descriptors) -> Result<(), Refused> {
         let listeners = self.listeners();
         self.began = Instant::now();
-        let configured = self.configured()?;
-        let limit = configured.restore_timeout;
-        let strategy = request.strategy.parse().map_err(|error| {
-            let error: restore::UnknownStrategy = error;
-            Refused::Request(error.to_string())
-        })?;
+        let limit = self.configured()?.restore_timeout;
+        let options = configuration::restore_options(&request).map_err(Refused::Request)?;
         let directory =
             descriptors.take(request.snapshot).map_err(|error| Refused::Request(error.to_string()))?;
-        let Some(machine) = configured.machine.take() else {
-            return Err(Refused::Request("the instance was started before".to_owned()));
-        };
-        let record = request.record_into.is_some();
+        let machine = self.take_machine()?;
         let path = of_descriptor(&directory);
-        let guest = machine.restore(&configured.function, &path, strategy, record, &listeners);
+        let guest = machine.restore(&self.configured()?.function, &path, &options, &listeners);
         self.snapshot = Some(directory);
         self.life.restore()?;
         self.started(guest?, limit)?;
@@ -283,7 +300,11 @@ impl Worker {
         thread.spawn(wait).map(drop).map_err(|error| Refused::Machine(format!("starting a thread: {error}")))
     }
 
-    fn invoke(&mut self, invoke: Invoke) -> Result<(), Refused> {
+    pub(super) fn invoke(&mut self, invoke: Invoke) -> Result<(), Refused> {
+        if self.life.is_starting() && self.early.is_none() {
+            self.early = Some(invoke);
+            return Ok(());
+        }
         let (request_id, limit) = (invoke.request_id.clone(), invoke.timeout);
         self.life.invoke(&request_id, limit)?;
         let version = self.configured()?.version.clone();
@@ -374,7 +395,7 @@ impl Refused {
             Self::Request(message) => (FailureKind::Request, message, Health::Ready),
             Self::Machine(message) => (FailureKind::Machine, message, Health::Discard),
             Self::Channel(error) => (FailureKind::Internal, error.to_string(), Health::Discard),
-            Self::Instance(error) => (report::failure_kind(&error), report::chain(&error), Health::Discard),
+            Self::Instance(error) => (report::failure_kind(&error), chain(&error), Health::Discard),
         };
         Failure { kind, message, health }
     }

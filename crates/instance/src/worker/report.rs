@@ -1,6 +1,5 @@
 //! What the node and the log are told: steps of the lifecycle as messages and lines.
 
-use std::error::Error;
 use std::time::{Instant, SystemTime};
 
 use process_guest::GuestError;
@@ -14,7 +13,7 @@ use worker_protocol::{
 
 use super::{Worker, WorkerError};
 use crate::checkpoint::CheckpointError;
-use crate::function_guest::InstanceError;
+use crate::function_guest::{FunctionGuest, InstanceError};
 use crate::lifecycle::{GuestEnd, NotReady, Step, WaitingIn};
 use crate::program::ProgramError;
 
@@ -31,8 +30,14 @@ impl Worker {
     pub(super) fn take(&mut self, steps: Vec<Step>) -> Result<(), WorkerError> {
         for step in steps {
             match step {
-                Step::Booted(waiting) => self.booted(waiting)?,
-                Step::Restored => self.restored()?,
+                Step::Booted(waiting) => {
+                    self.booted(waiting)?;
+                    self.invoke_early()?;
+                }
+                Step::Restored => {
+                    self.restored()?;
+                    self.invoke_early()?;
+                }
                 Step::NotReady(why) => self.not_ready(why)?,
                 Step::AnswerStarted { request_id, content_type } => {
                     self.node.send(&FromWorker::AnswerStarted { request_id, content_type })?;
@@ -54,6 +59,13 @@ impl Worker {
         Ok(())
     }
 
+    /// The instance is ready for an invocation that came before it was.
+    fn invoke_early(&mut self) -> Result<(), WorkerError> {
+        let Some(invoke) = self.early.take() else { return Ok(()) };
+        let done = self.invoke(invoke);
+        self.done(done)
+    }
+
     fn booted(&mut self, waiting: WaitingIn) -> Result<(), WorkerError> {
         let duration = self.began.elapsed();
         self.cold_start = Some(log_line::ColdStart::Init { duration });
@@ -72,8 +84,9 @@ impl Worker {
         let duration = self.began.elapsed();
         let hooks = self.released.map(|released| released.elapsed()).unwrap_or_default();
         self.cold_start = Some(log_line::ColdStart::Restore { duration, billed: hooks });
+        let warnings = self.guest.as_ref().map(FunctionGuest::warnings).unwrap_or_default();
         let timeline = self.timeline();
-        Ok(self.node.send(&FromWorker::Restored(Restored { duration, hooks, timeline }))?)
+        Ok(self.node.send(&FromWorker::Restored(Restored { duration, hooks, warnings, timeline }))?)
     }
 
     fn not_ready(&mut self, why: NotReady) -> Result<(), WorkerError> {
@@ -230,15 +243,4 @@ pub(super) fn failure_kind(error: &InstanceError) -> FailureKind {
         | InstanceError::Pause(_)
         | InstanceError::Log(_) => FailureKind::Internal,
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }

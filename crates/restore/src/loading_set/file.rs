@@ -98,6 +98,31 @@ impl LoadingSet {
         &self.regions
     }
 
+    /// The recording that this set was made from, as far as the set keeps it: pages between merged regions count as seen.
+    pub(crate) fn recording(&self, snapshot: SnapshotId, strategy: RestoreStrategy) -> Recording {
+        let mut groups: Vec<PageSet> = Vec::new();
+        for region in &self.regions {
+            let group = region.group as usize;
+            // A table's groups are numbered without large gaps; a damaged one costs one group more, not memory.
+            let group = group.min(groups.len());
+            if group == groups.len() {
+                groups.push(PageSet::new());
+            }
+            if let Some(pages) = groups.get_mut(group) {
+                pages.insert(region.range);
+            }
+        }
+        Recording {
+            snapshot,
+            strategy,
+            readahead_window: self.readahead_window,
+            groups,
+            read_ahead: PageSet::new(),
+            written: self.written.clone(),
+            fresh: self.fresh.clone(),
+        }
+    }
+
     /// Pages that the recorded invocation wrote.
     pub fn written(&self) -> &PageSet {
         &self.written

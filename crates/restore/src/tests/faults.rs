@@ -38,7 +38,7 @@ fn restore_and_finish(sample: &Sample, strategy: RestoreStrategy) -> (Outcome, u
     let (_memory, handle, mut timeline) = sample
         .restore_with(strategy, |request| {
             request.techniques = from_the_file();
-            request.on_failure = Some(Arc::new(move || {
+            request.on_failure = Some(Arc::new(move |_| {
                 hook.fetch_add(1, Ordering::Relaxed);
             }));
         })

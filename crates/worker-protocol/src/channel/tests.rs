@@ -5,7 +5,7 @@ use std::thread;
 use serde_bytes::ByteBuf;
 
 use super::*;
-use crate::messages::{Invoke, LogStream, RestoreRequest};
+use crate::messages::{Invoke, LogStream, Record, RestoreRequest};
 
 fn sides() -> (NodeChannel, WorkerChannel) {
     let (node, socket) = pair().unwrap();
@@ -48,11 +48,20 @@ fn descriptors_arrive_with_their_messages() {
     let (mut node, mut worker) = sides();
     // Messages with and without descriptors, all in the socket before the first is read.
     node.sender.send(&ToWorker::Boot, Attached::default()).unwrap();
+    let mut beside = None;
     for name in ["one", "two"] {
         let mut attached = Attached::default();
         let snapshot = attached.attach(file_with(name));
-        let record_into = Some(attached.attach(file_with("recording")));
-        let request = RestoreRequest { snapshot, strategy: name.to_owned(), record_into, credentials: None };
+        beside = Some(attached.attach(file_with("beside")));
+        let request = RestoreRequest {
+            snapshot,
+            strategy: name.to_owned(),
+            without: Vec::new(),
+            random_access: None,
+            record: Record::No,
+            verify: false,
+            credentials: None,
+        };
         node.sender.send(&ToWorker::Restore(request), attached).unwrap();
         node.sender.send(&ToWorker::Stop, Attached::default()).unwrap();
     }
@@ -63,7 +72,7 @@ fn descriptors_arrive_with_their_messages() {
         let Received { message, mut descriptors } = worker.receiver.receive().unwrap().unwrap();
         let ToWorker::Restore(request) = message else { panic!("{message:?}") };
         assert_eq!((request.strategy.as_str(), descriptors.len()), (name, 2));
-        assert_eq!(read(descriptors.take(request.record_into.unwrap()).unwrap()), "recording");
+        assert_eq!(read(descriptors.take(beside.unwrap()).unwrap()), "beside");
         assert_eq!(read(descriptors.take(request.snapshot).unwrap()), name);
         let stop = worker.receiver.receive().unwrap().unwrap();
         assert!(stop.message == ToWorker::Stop && stop.descriptors.is_empty());

@@ -8,7 +8,7 @@ use serde_bytes::ByteBuf;
 /// A worker's message.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum FromWorker {
-    /// Configured: Boot or Restore may come.
+    /// The worker's virtual machine is made: what comes next begins at once. Sent once, unasked; nobody has to wait for it.
     Ready,
     /// The program has started, and initialised if it is a function.
     Booted(Booted),
@@ -76,6 +76,9 @@ pub struct Restored {
     pub duration: Duration,
     /// The part after the runtime was released: its after-restore hooks.
     pub hooks: Duration,
+    /// What a user should hear of though the instance goes on: a recording that could not be used, an invocation that is
+    /// not recorded.
+    pub warnings: Vec<String>,
     /// What was measured.
     pub timeline: Timeline,
 }

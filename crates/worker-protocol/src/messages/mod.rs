@@ -8,6 +8,6 @@ pub use from_worker::{
     SnapshotPoint, Snapshotted, Timeline, Usage,
 };
 pub use to_worker::{
-    Configuration, Credentials, GuestKind, InheritedDescriptor, Invoke, Limits, Mount, NetworkPolicy,
+    Configuration, Credentials, GuestKind, InheritedDescriptor, Invoke, Limits, Mount, NetworkPolicy, Record,
     RestoreRequest, RuntimeService, ToWorker,
 };

@@ -7,10 +7,11 @@ use serde_bytes::ByteBuf;
 
 use crate::descriptors::Descriptor;
 
-/// A node's message. Configure comes first and once; then Boot or Restore, once; then the others.
+/// A node's message. Configure comes first and once; then Boot or Restore, once; then the others. Configure, Boot or Restore,
+/// and the first Invoke may be sent without waiting in between: what came too early is done when its turn has come.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ToWorker {
-    /// What the instance is. Answered by [`Ready`](crate::FromWorker::Ready).
+    /// What the instance is. Answered only when it is refused.
     Configure(Box<Configuration>),
     /// Start the program from the beginning. Answered by [`Booted`](crate::FromWorker::Booted) when it has initialised.
     Boot,
@@ -37,8 +38,6 @@ pub enum ToWorker {
 pub struct Configuration {
     /// What runs the program.
     pub guest: GuestKind,
-    /// An open `/dev/kvm`, for a worker that can't open it itself.
-    pub kvm: Option<Descriptor>,
     /// The directory that is the guest's `/`.
     pub root: Descriptor,
     /// Directories that appear elsewhere in the guest, outer ones first.
@@ -160,10 +159,29 @@ pub struct RestoreRequest {
     pub snapshot: Descriptor,
     /// The restore strategy's name. An unknown one is refused, never replaced.
     pub strategy: String,
-    /// Where to put a recording of the pages that the next invocation uses; `None`: none is made.
-    pub record_into: Option<Descriptor>,
+    /// Names of techniques that the strategy is to do without; unknown ones are refused.
+    pub without: Vec<String>,
+    /// Whether a fault on the memory file reads a single page instead of the device's readahead window; `None`: as the
+    /// strategy has it.
+    pub random_access: Option<bool>,
+    /// Whether the pages that the next invocation uses are recorded, beside the snapshot.
+    pub record: Record,
+    /// Whether all of memory is compared with the snapshot, before the guest runs and after its invocation.
+    pub verify: bool,
     /// The function's credentials.
     pub credentials: Option<Credentials>,
+}
+
+/// Whether an invocation is recorded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Record {
+    /// It is not.
+    No,
+    /// It is when the strategy uses recordings and has none that it can use.
+    #[default]
+    IfNeeded,
+    /// It is; what is recorded is added to the recording that is there.
+    Again,
 }
 
 /// One invocation.

@@ -1,0 +1,108 @@
+//! What a restored instance came from: how its memory is brought back, and what becomes of that when it ends.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, OnceLock, Weak};
+
+use guest_memory::GuestMemory;
+use process_kernel::task::Process;
+use restore::{
+    GuestLayout, LoadingSetProblem, LoadingSetRule, Record, RestoreError, RestoreHandle, RestoreRequest,
+    RestoreStrategy, RestoreWarning, Techniques, Timeline,
+};
+use snapshot::Snapshot;
+use worker_protocol::Record as Wish;
+
+use crate::error_text::chain;
+
+/// How a snapshot is to be restored.
+#[derive(Clone, Debug)]
+pub(crate) struct RestoreOptions {
+    pub strategy: RestoreStrategy,
+    pub techniques: Techniques,
+    /// `None`: as the strategy has it.
+    pub random_access: Option<bool>,
+    pub record: Wish,
+}
+
+/// Who is ended when memory can't be brought back: known only when the process has been made again.
+#[derive(Clone, Default)]
+pub(crate) struct Victim(Arc<OnceLock<Weak<Process>>>);
+
+impl Victim {
+    /// Names the process.
+    pub fn is(&self, process: &Arc<Process>) {
+        // Set once by each restore.
+        let _ = self.0.set(Arc::downgrade(process));
+    }
+
+    fn fail(&self, reason: String) {
+        if let Some(process) = self.0.get().and_then(Weak::upgrade) {
+            process.fail(reason);
+        }
+    }
+}
+
+/// A restored instance's snapshot and what works on its memory.
+pub(crate) struct Restored {
+    handle: RestoreHandle,
+    snapshot: Snapshot,
+    layout: GuestLayout,
+    recorded: bool,
+}
+
+impl Restored {
+    /// Puts the snapshot's memory behind the guest. `files` are those that it has mapped.
+    pub fn begin(
+        memory: &Arc<GuestMemory>,
+        snapshot: Snapshot,
+        layout: GuestLayout,
+        files: &[BorrowedFd<'_>],
+        options: &RestoreOptions,
+        victim: Victim,
+        timeline: &mut Timeline,
+    ) -> Result<Self, RestoreError> {
+        let mut request = RestoreRequest::new(memory, &snapshot, &layout, files, options.strategy);
+        request.techniques = options.techniques;
+        request.random_access = options.random_access.unwrap_or(request.random_access);
+        request.record = match options.record {
+            Wish::No => Record::No,
+            Wish::IfNeeded => Record::IfNeeded(Default::default()),
+            Wish::Again => Record::Always(Default::default()),
+        };
+        request.on_failure = Some(Arc::new(move |failure| {
+            victim.fail(format!("its memory could not be brought back: {}", chain(failure)));
+        }));
+        let handle = restore::restore(&request, timeline)?;
+        Ok(Self { handle, snapshot, layout, recorded: timeline.recorded })
+    }
+
+    /// What a user should hear of. That nothing is recorded yet is no news when it is being recorded.
+    pub fn warnings(&self) -> Vec<String> {
+        let is_news = |warning: &&RestoreWarning| {
+            let first =
+                matches!(warning, RestoreWarning::FellBack { problem: LoadingSetProblem::Missing, .. });
+            !(first && self.recorded)
+        };
+        self.handle.warnings().iter().filter(is_news).map(|warning| chain(warning)).collect()
+    }
+
+    /// Ends what works on memory, and publishes what was recorded if the guest has come to rest; gives what went wrong.
+    pub fn finish(self, timeline: &mut Timeline, at_rest: bool) -> Option<String> {
+        let outcome = self.handle.finish(timeline);
+        if let Some(failure) = outcome.failure {
+            return Some(format!("memory could not be brought back: {}", chain(&failure)));
+        }
+        match outcome.recording? {
+            Err(error) => Some(format!("the invocation was not recorded: {}", chain(&error))),
+            // A guest that didn't come to rest has pages under way.
+            Ok(_) if !at_rest => {
+                Some("the invocation was not recorded: its guest did not come to rest".to_owned())
+            }
+            Ok(recording) => {
+                let recording = recording.added_to_published(&self.snapshot, &self.layout);
+                let published = recording.publish(&self.snapshot, &self.layout, &LoadingSetRule::default());
+                published.err().map(|error| format!("the recording was not kept: {}", chain(&error)))
+            }
+        }
+    }
+}
