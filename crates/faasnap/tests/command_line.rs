@@ -202,7 +202,7 @@ fn damage_is_found() {
     fs::write(session.path("home/trees").join(digest).join("tree/app.py"), "evil").unwrap();
     session.line("function show hello --verify").bad(1, &["have changed"]);
 
-    fs::write(session.path("home/runtimes/tiny/root/extra"), "evil").unwrap();
+    fs::write(session.path("home/runtimes/tiny/root").join("extra"), "evil").unwrap();
     session.line("runtime show tiny --verify").bad(1, &["have changed"]);
 
     fs::write(session.path("home/functions/hello.json"), "{").unwrap();

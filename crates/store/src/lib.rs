@@ -5,7 +5,7 @@
 //!   home.json                       schema of the whole
 //!   lock                            flock: one writer at a time, for the moment of publishing
 //!   runtimes/NAME/manifest.json     where the root file system came from, its digest, its environment
-//!   runtimes/NAME/root/             the root file system
+//!   runtimes/NAME/root              the root file system
 //!   trees/DIGEST/manifest.json      a function's code, a layer, or the layers of a function merged
 //!   trees/DIGEST/tree/
 //!   functions/NAME.json             configuration and the digests of code and layers
