@@ -6,7 +6,8 @@
 //!    empty machine)
 //! ```
 //!
-//! `configure` waits for nothing: a worker that is not ready yet takes its function up when it is. Calls wait for their answers; a node gives each worker a thread of its own.
+//! `configure` waits for nothing: a worker that is not ready yet takes its function up when it is.
+//! Calls wait for their answers; for an event loop there are `send_…` and [`FunctionWorker::hear`], which don't.
 //!
 //! Architecture invariant: this crate links no KVM and no guest; a guest's bug reaches its callers only as a message.
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@
 mod configuration;
 mod error;
 mod options;
+mod polled;
 
 use std::fs::File;
 use std::io;
@@ -33,11 +35,12 @@ use worker_protocol::{
 pub use configuration::{INIT_LIMIT, REGION, RESTORE_LIMIT, Role};
 pub use error::WorkerError;
 pub use options::RestoreOptions;
+pub use polled::Heard;
 
 /// How long beyond its own limits a worker may be silent before it is given up.
-const GRACE: Duration = Duration::from_secs(15);
+pub const GRACE: Duration = Duration::from_secs(15);
 /// How long writing a snapshot may take.
-const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
+pub const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
 
 /// Takes what a worker and its function write to the log.
 pub type LogSink = Box<dyn FnMut(LogStream, &[u8]) + Send>;
@@ -202,6 +205,12 @@ impl FunctionWorker {
         Ok(self.channel.sender.enqueue(&ToWorker::Restore(request), attached)?)
     }
 
+    fn ask_snapshot(&mut self, parent: &Path) -> Result<(), WorkerError> {
+        let mut attached = Attached::default();
+        let into = attached.attach(open_directory(parent)?);
+        Ok(self.channel.sender.enqueue(&ToWorker::Snapshot { into }, attached)?)
+    }
+
     /// Sends what was put together.
     fn flush(&mut self) -> Result<(), WorkerError> {
         self.channel.sender.send_queued()?;
@@ -240,9 +249,8 @@ impl FunctionWorker {
     /// # Errors
     /// [`WorkerError::Failed`] when the instance can't be brought to rest or the disk is full.
     pub fn snapshot(&mut self, parent: &Path) -> Result<Snapshotted, WorkerError> {
-        let mut attached = Attached::default();
-        let into = attached.attach(open_directory(parent)?);
-        self.channel.sender.send(&ToWorker::Snapshot { into }, attached)?;
+        self.ask_snapshot(parent)?;
+        self.flush()?;
         match self.answer(SNAPSHOT_LIMIT)? {
             FromWorker::Snapshotted(snapshotted) => Ok(snapshotted),
             other => Err(unexpected(&other)),

@@ -1,0 +1,84 @@
+//! A worker's socket in the event loop.
+
+use std::time::Duration;
+
+use function_worker::{FunctionWorker, Heard, WorkerError};
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+use worker_protocol::ChannelError;
+
+/// A worker that is waited for without a thread.
+#[derive(Debug)]
+pub(crate) struct Connection(Option<AsyncFd<FunctionWorker>>);
+
+impl Connection {
+    /// Watches the worker's socket.
+    pub fn new(worker: FunctionWorker) -> Result<Self, WorkerError> {
+        // `new` is deprecated because a safe function can't be sure of the descriptor. Here it is the socket that the worker
+        // owns as long as it lives, and there is no other way without `unsafe`.
+        #[expect(deprecated, reason = "its replacement is unsafe; see above")]
+        AsyncFd::new(worker).map(|socket| Self(Some(socket))).map_err(WorkerError::Start)
+    }
+
+    /// Puts a message on its way and waits until the socket has taken it.
+    pub async fn ask(
+        &mut self,
+        message: impl FnOnce(&mut FunctionWorker) -> Result<(), WorkerError>,
+    ) -> Result<(), WorkerError> {
+        let socket = self.socket()?;
+        message(socket.get_mut())?;
+        while !socket.get_mut().send_more()? {
+            socket.writable_mut().await.map_err(WorkerError::Wait)?.clear_ready();
+        }
+        Ok(())
+    }
+
+    /// What the worker says next, within `limit`. May be given up at any time without losing anything.
+    pub async fn hear_within(&mut self, limit: Duration) -> Result<Heard, WorkerError> {
+        match tokio::time::timeout(limit, self.hear()).await {
+            Ok(heard) => heard,
+            Err(_) => Err(ChannelError::TimedOut(limit).into()),
+        }
+    }
+
+    /// What the worker says next. May be given up at any time without losing anything.
+    pub async fn hear(&mut self) -> Result<Heard, WorkerError> {
+        let socket = self.socket()?;
+        loop {
+            if let Some(heard) = socket.get_mut().hear()? {
+                return Ok(heard);
+            }
+            let mut ready = socket.readable_mut().await.map_err(WorkerError::Wait)?;
+            match ready.get_inner_mut().hear()? {
+                Some(heard) => return Ok(heard),
+                None => ready.clear_ready(),
+            }
+        }
+    }
+
+    /// What the worker has said already, if anything.
+    pub fn heard(&mut self) -> Result<Option<Heard>, WorkerError> {
+        self.socket()?.get_mut().hear()
+    }
+
+    /// The worker, to read its records.
+    pub fn worker(&self) -> Option<&FunctionWorker> {
+        self.0.as_ref().map(AsyncFd::get_ref)
+    }
+
+    fn socket(&mut self) -> Result<&mut AsyncFd<FunctionWorker>, WorkerError> {
+        // Only taken in drop.
+        self.0.as_mut().ok_or(WorkerError::OutOfTurn)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        let Some(worker) = self.0.take().map(AsyncFd::into_inner) else { return };
+        // Dropping it kills the process and waits until its memory is given back: not for the event loop.
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(worker))),
+            Err(_) => drop(worker),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! An instance's task: its start, its invocations one after the other, its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use function_worker::{GRACE, Heard, WorkerError};
+use restore::Timeline;
+use runtime_api::Outcome;
+use serde_bytes::ByteBuf;
+use tokio::sync::{mpsc, oneshot};
+use worker_protocol::{Answer, Ending, Health, Invoke};
+
+use crate::call::{Call, Refused, Reply, Start, StreamingReply};
+use crate::connection::Connection;
+use crate::deployed::Deployed;
+use crate::fleet::InstanceId;
+use crate::log::InstanceLog;
+use crate::pool::Core;
+use crate::start::{self, Born, NotBorn};
+
+/// How long an instance may take to end after it was asked to; a recording is written in that time.
+const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Pieces of a streamed answer that may wait for their reader.
+const PIECES: usize = 16;
+
+/// An invocation that waits for its instance.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub call: Call,
+    pub answer: AnswerTo,
+}
+
+/// Who waits for the answer. Whoever has gone away is not missed.
+#[derive(Debug)]
+pub(crate) enum AnswerTo {
+    Whole(oneshot::Sender<Result<Reply, Refused>>),
+    Streaming(oneshot::Sender<Result<StreamingReply, Refused>>),
+}
+
+impl Job {
+    /// Answers with what is no stream.
+    pub fn answer(self, result: Result<Reply, Refused>) {
+        match self.answer {
+            AnswerTo::Whole(sender) => drop(sender.send(result)),
+            AnswerTo::Streaming(sender) => {
+                let streaming = result.map(|reply| {
+                    let (end, receiver) = oneshot::channel();
+                    let content_type = reply.content_type.clone();
+                    // The receiver is right here.
+                    let _ = end.send(reply);
+                    StreamingReply { content_type, pieces: mpsc::channel(1).1, end: receiver }
+                });
+                drop(sender.send(streaming));
+            }
+        }
+    }
+}
+
+/// The life of an instance. Jobs come one at a time; when no more can come, it ends.
+pub(crate) async fn live(
+    core: Arc<Core>,
+    id: InstanceId,
+    deployed: Arc<Deployed>,
+    timeline: Timeline,
+    mut jobs: mpsc::UnboundedReceiver<Box<Job>>,
+) {
+    let log = InstanceLog::new(core.log.clone(), deployed.clone());
+    let record = core.recordings.begin(deployed.key());
+    let born = start::start(&core, &deployed, &log, timeline, record.is_some()).await;
+    let Born { connection, start, first_limit, _snapshot } = match born {
+        Ok(born) => born,
+        Err(why) => return core.start_failed(id, &deployed, why),
+    };
+    if matches!(start, Start::Booted { .. }) {
+        core.snapshot_soon(&deployed);
+    }
+    core.ready(id);
+    let mut instance = Instance { connection, deployed, log, start };
+    let mut limit = first_limit;
+    loop {
+        let job = tokio::select! {
+            job = jobs.recv() => job,
+            heard = instance.connection.hear() => {
+                tracing::debug!(function = %instance.deployed.name(), ?heard, "an idle instance ended");
+                core.ended(id);
+                // It may have been given a job at this very moment.
+                jobs.close();
+                while let Some(job) = jobs.recv().await {
+                    core.returned(id, job);
+                }
+                return;
+            }
+        };
+        let Some(job) = job else { break };
+        match instance.run(job, limit).await {
+            Ran::Sound => core.finished(id, true),
+            Ran::Unsound => core.finished(id, false),
+            Ran::Dead => return core.finished(id, false),
+            Ran::NotAtAll(job) => return core.returned(id, job),
+        }
+        limit = instance.deployed.timeout();
+        instance.start = Start::Warm;
+    }
+    instance.stop().await;
+    drop(record);
+}
+
+struct Instance {
+    connection: Connection,
+    deployed: Arc<Deployed>,
+    log: InstanceLog,
+    /// Where it came from, until its first invocation is over.
+    start: Start,
+}
+
+/// What became of a job and its instance.
+enum Ran {
+    /// The instance takes another one.
+    Sound,
+    /// The instance has to end.
+    Unsound,
+    /// The instance has ended, or does not answer.
+    Dead,
+    /// The event never reached the function.
+    NotAtAll(Box<Job>),
+}
+
+impl Instance {
+    async fn run(&mut self, job: Box<Job>, limit: Duration) -> Ran {
+        self.log.begin();
+        let streaming = matches!(job.answer, AnswerTo::Streaming(_));
+        let invoke = invoke(&job.call, limit, streaming);
+        if self.connection.ask(|worker| worker.send_invoke(invoke)).await.is_err() && !self.may_have_started()
+        {
+            return Ran::NotAtAll(job);
+        }
+        let Job { call, answer } = *job;
+        let mut receiver = Receiver::new(answer);
+        let deadline = tokio::time::Instant::now() + limit + GRACE;
+        loop {
+            let left = deadline.saturating_duration_since(tokio::time::Instant::now());
+            let problem = match self.connection.hear_within(left).await {
+                Ok(Heard::AnswerStarted { content_type }) => {
+                    receiver.start(content_type);
+                    continue;
+                }
+                Ok(Heard::AnswerPiece(piece)) => {
+                    // The function's own timeout goes on; a reader that does not read does not hold the instance for longer.
+                    let _ = tokio::time::timeout_at(deadline, receiver.piece(piece)).await;
+                    continue;
+                }
+                Ok(Heard::Answered(answer)) => {
+                    let sound = answer.health == Health::Ready;
+                    let reply = self.reply(&call, *answer);
+                    receiver.end(Ok(reply));
+                    return if sound { Ran::Sound } else { Ran::Unsound };
+                }
+                Ok(Heard::Failed(failure)) => failure.message,
+                Ok(Heard::Ended) => "the worker ended within an invocation".to_owned(),
+                Ok(other) => format!("the worker answered out of turn: {other:?}"),
+                Err(error) => start::chain(&error),
+            };
+            if !self.log.has_started() {
+                if let Some(answer) = receiver.into_unstarted() {
+                    return Ran::NotAtAll(Box::new(Job { call, answer }));
+                }
+                return Ran::Dead;
+            }
+            tracing::error!(function = %self.deployed.name(), request = call.request_id, problem, "a worker failed");
+            let outcome = Outcome::Sandbox { message: problem };
+            receiver.end(Ok(self.failed(&call, &outcome, Duration::ZERO)));
+            return Ran::Dead;
+        }
+    }
+
+    /// Whether the event may have reached the function: reads what the worker said before it went.
+    fn may_have_started(&mut self) -> bool {
+        while let Ok(Some(heard)) = self.connection.heard() {
+            if heard == Heard::Ended {
+                break;
+            }
+        }
+        self.log.has_started()
+    }
+
+    fn reply(&self, call: &Call, answer: Answer) -> Reply {
+        let first = self.start != Start::Warm;
+        let timeline = self.connection.worker().filter(|_| first).and_then(|worker| {
+            let read = worker.timeline(&answer.timeline);
+            read.inspect_err(|error| tracing::warn!(error = start::chain(error), "a timeline is lost")).ok()
+        });
+        Reply {
+            request_id: call.request_id.clone(),
+            function_error: error_type(&answer.ending),
+            payload: answer.payload.into_vec(),
+            content_type: answer.content_type,
+            version: self.deployed.version.clone(),
+            log_tail: self.log.take(),
+            start: self.start,
+            duration: answer.usage.duration,
+            max_memory: answer.usage.max_memory,
+            timeline: timeline.map(Box::new),
+        }
+    }
+
+    fn failed(&self, call: &Call, outcome: &Outcome, duration: Duration) -> Reply {
+        failed(&self.deployed, &self.log.take(), &call.request_id, outcome, duration)
+    }
+
+    /// Ends the instance in good order, so that a recording is kept.
+    async fn stop(mut self) {
+        let asked: Result<(), WorkerError> = self.connection.ask(|worker| worker.send_stop()).await;
+        if asked.is_err() {
+            return;
+        }
+        while let Ok(heard) = self.connection.hear_within(STOP_LIMIT).await {
+            if heard == Heard::Ended {
+                return;
+            }
+        }
+    }
+}
+
+/// The reply for an outcome that no worker told of.
+fn failed(deployed: &Deployed, log: &[u8], request_id: &str, outcome: &Outcome, duration: Duration) -> Reply {
+    Reply {
+        request_id: request_id.to_owned(),
+        payload: outcome.payload(request_id),
+        function_error: Some(outcome_type(outcome)),
+        content_type: None,
+        version: deployed.version.clone(),
+        log_tail: log.to_vec(),
+        start: Start::Failed,
+        duration,
+        max_memory: 0,
+        timeline: None,
+    }
+}
+
+impl NotBorn {
+    /// What the caller of a job hears.
+    pub fn answer(self, deployed: &Deployed, call: &Call) -> Result<Reply, Refused> {
+        match self {
+            Self::Refused(refused) => Err(refused),
+            Self::Function { outcome, max_duration } => {
+                Ok(failed(deployed, &[], &call.request_id, &outcome, max_duration))
+            }
+        }
+    }
+}
+
+/// The way to whoever waits for an answer.
+enum Receiver {
+    Waiting(AnswerTo),
+    Streaming { pieces: mpsc::Sender<Vec<u8>>, end: oneshot::Sender<Reply> },
+    Gone,
+}
+
+impl Receiver {
+    fn new(answer: AnswerTo) -> Self {
+        Self::Waiting(answer)
+    }
+
+    fn start(&mut self, content_type: Option<String>) {
+        match std::mem::replace(self, Self::Gone) {
+            Self::Waiting(AnswerTo::Streaming(begun)) => {
+                let (pieces, to_read) = mpsc::channel(PIECES);
+                let (end, at_end) = oneshot::channel();
+                let reply = StreamingReply { content_type, pieces: to_read, end: at_end };
+                if begun.send(Ok(reply)).is_ok() {
+                    *self = Self::Streaming { pieces, end };
+                }
+            }
+            other => *self = other,
+        }
+    }
+
+    async fn piece(&mut self, piece: Vec<u8>) {
+        if let Self::Streaming { pieces, .. } = self {
+            // A reader that has gone away is not missed.
+            let _ = pieces.send(piece).await;
+        }
+    }
+
+    fn end(self, result: Result<Reply, Refused>) {
+        match self {
+            Self::Waiting(answer) => answer_now(answer, result),
+            Self::Streaming { pieces, end } => {
+                drop(pieces);
+                if let Ok(reply) = result {
+                    let _ = end.send(reply);
+                }
+            }
+            Self::Gone => {}
+        }
+    }
+
+    fn into_unstarted(self) -> Option<AnswerTo> {
+        match self {
+            Self::Waiting(answer) => Some(answer),
+            Self::Streaming { .. } | Self::Gone => None,
+        }
+    }
+}
+
+fn answer_now(answer: AnswerTo, result: Result<Reply, Refused>) {
+    let call = Call {
+        request_id: String::new(),
+        payload: Vec::new(),
+        invoked_function_arn: String::new(),
+        trace_id: None,
+        client_context: None,
+        tenant_id: None,
+    };
+    Job { call, answer }.answer(result);
+}
+
+fn invoke(call: &Call, timeout: Duration, streaming: bool) -> Invoke {
+    Invoke {
+        request_id: call.request_id.clone(),
+        payload: ByteBuf::from(call.payload.clone()),
+        timeout,
+        invoked_function_arn: call.invoked_function_arn.clone(),
+        trace_id: call.trace_id.clone(),
+        client_context: call.client_context.clone(),
+        cognito_identity: None,
+        tenant_id: call.tenant_id.clone(),
+        streaming,
+    }
+}
+
+fn error_type(ending: &Ending) -> Option<String> {
+    Some(match ending {
+        Ending::Response => return None,
+        Ending::HandlerError { error_type }
+        | Ending::StreamError { error_type }
+        | Ending::InitFailed { error_type }
+        | Ending::RestoreFailed { error_type } => error_type.clone(),
+        Ending::TimedOut => "Sandbox.Timedout".to_owned(),
+        Ending::Exited(_) | Ending::OutOfMemory => "Runtime.ExitError".to_owned(),
+        Ending::ResponseTooLarge => "Function.ResponseSizeTooLarge".to_owned(),
+        Ending::ResponseTruncated => "Runtime.TruncatedResponse".to_owned(),
+        Ending::Sandbox => "Sandbox.Failure".to_owned(),
+    })
+}
+
+fn outcome_type(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::InitFailed { error_type, .. } => error_type.as_str().to_owned(),
+        Outcome::TimedOut { .. } => "Sandbox.Timedout".to_owned(),
+        Outcome::Exited(_) => "Runtime.ExitError".to_owned(),
+        _ => "Sandbox.Failure".to_owned(),
+    }
+}

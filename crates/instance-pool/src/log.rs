@@ -1,0 +1,88 @@
+//! Where a function's log goes: all of it to the node, its end into the reply.
+
+use std::sync::Arc;
+
+use function_worker::LogSink;
+use parking_lot::Mutex;
+use worker_protocol::LogStream;
+
+use crate::deployed::Deployed;
+
+/// Bytes of the log that a reply carries: AWS's figure for `LogType=Tail`.
+pub const LOG_TAIL: usize = 4096;
+
+/// Takes what functions and the platform write to the log. Called from the pool's event loop: it must not wait.
+pub trait LogReceiver: Send + Sync {
+    /// Takes some bytes, not cut at line ends. `instance` names the instance: AWS's log stream.
+    fn receive(&self, function: &Deployed, instance: &str, stream: LogStream, bytes: &[u8]);
+}
+
+/// Drops everything.
+impl LogReceiver for () {
+    fn receive(&self, _: &Deployed, _: &str, _: LogStream, _: &[u8]) {}
+}
+
+/// What of an instance's log belongs to the invocation under way.
+#[derive(Debug, Default)]
+struct Tail {
+    bytes: Vec<u8>,
+    /// Whether the invocation's START line has come: the event may have been delivered.
+    started: bool,
+}
+
+/// The log of one instance.
+#[derive(Clone)]
+pub(crate) struct InstanceLog {
+    tail: Arc<Mutex<Tail>>,
+    receiver: Arc<dyn LogReceiver>,
+    deployed: Arc<Deployed>,
+    stream_name: Arc<str>,
+}
+
+impl InstanceLog {
+    pub fn new(receiver: Arc<dyn LogReceiver>, deployed: Arc<Deployed>) -> Self {
+        let stream_name = uuid::Uuid::new_v4().simple().to_string().into();
+        Self { tail: Arc::default(), receiver, deployed, stream_name }
+    }
+
+    /// The sink for the worker.
+    pub fn sink(&self) -> LogSink {
+        let log = self.clone();
+        Box::new(move |stream, bytes| {
+            log.write(stream, bytes);
+            if stream == LogStream::Platform && bytes.starts_with(b"START ") {
+                log.tail.lock().started = true;
+            }
+        })
+    }
+
+    /// Adds to the log.
+    pub fn write(&self, stream: LogStream, bytes: &[u8]) {
+        self.receiver.receive(&self.deployed, &self.stream_name, stream, bytes);
+        let mut tail = self.tail.lock();
+        let kept = bytes.get(bytes.len().saturating_sub(LOG_TAIL)..).unwrap_or_default();
+        tail.bytes.extend_from_slice(kept);
+        let surplus = tail.bytes.len().saturating_sub(LOG_TAIL);
+        // Cut in large steps: a function that logs byte by byte must not cost the square of its log.
+        if surplus >= LOG_TAIL {
+            tail.bytes.drain(..surplus);
+        }
+    }
+
+    /// Forgets what came before the invocation that begins now.
+    pub fn begin(&self) {
+        *self.tail.lock() = Tail::default();
+    }
+
+    /// Whether the invocation's event may have reached the function.
+    pub fn has_started(&self) -> bool {
+        self.tail.lock().started
+    }
+
+    /// The end of the invocation's log.
+    pub fn take(&self) -> Vec<u8> {
+        let mut bytes = std::mem::take(&mut self.tail.lock().bytes);
+        bytes.drain(..bytes.len().saturating_sub(LOG_TAIL));
+        bytes
+    }
+}

@@ -1,0 +1,331 @@
+//! How an instance comes to be: restored when there is a snapshot, else booted.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use function_worker::{
+    GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_LIMIT, SpareWorker, WorkerError,
+};
+use restore::Timeline;
+use runtime_api::log_line::{self, InitPhase, Status};
+use runtime_api::{ErrorType, ExitReason, Outcome};
+use store::{Lease, SnapshotEntry, StoreError};
+use worker_protocol::{Exit, Failure, FailureKind, LogStream, Record};
+
+use crate::call::{Refused, SnapshotFailed, Start};
+use crate::connection::Connection;
+use crate::deployed::Deployed;
+use crate::log::InstanceLog;
+use crate::pool::Core;
+
+/// How long init may take when it is done for a snapshot (AWS: 130 s, or the function's timeout when that is longer).
+const SNAPSHOT_INIT_LIMIT: Duration = Duration::from_secs(130);
+
+/// An instance that takes invocations.
+pub(crate) struct Born {
+    pub connection: Connection,
+    pub start: Start,
+    /// What the first invocation may take: less than the function's timeout when init was repeated inside it.
+    pub first_limit: Duration,
+    /// Keeps the snapshot's files.
+    pub _snapshot: Option<Lease>,
+}
+
+/// Why there is none.
+pub(crate) enum NotBorn {
+    /// The function's own doing: the caller gets this outcome.
+    Function { outcome: Outcome, max_duration: Duration },
+    /// Not the function's doing.
+    Refused(Refused),
+}
+
+impl From<WorkerError> for NotBorn {
+    fn from(error: WorkerError) -> Self {
+        Self::Refused(Refused::NotStarted { reason: chain(&error) })
+    }
+}
+
+impl From<StoreError> for NotBorn {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(Refused::NotStarted { reason: chain(&error) })
+    }
+}
+
+/// Starts an instance. With `record` its first invocation may be recorded.
+pub(crate) async fn start(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+    log: &InstanceLog,
+    timeline: Timeline,
+    record: bool,
+) -> Result<Born, NotBorn> {
+    if let Some((entry, lease)) = find_snapshot(core, deployed).await? {
+        match restore(core, deployed, log, timeline.clone(), &entry, record).await {
+            Ok((connection, start)) => {
+                let first_limit = deployed.timeout();
+                return Ok(Born { connection, start, first_limit, _snapshot: Some(lease) });
+            }
+            Err(Unrestored::Snapshot(reason)) => {
+                drop(lease);
+                discard_snapshot(core, deployed, &entry, &reason).await;
+            }
+            Err(Unrestored::Other(why)) => return Err(why),
+        }
+    }
+    boot(core, deployed, log, timeline).await
+}
+
+async fn find_snapshot(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+) -> Result<Option<(SnapshotEntry, Lease)>, NotBorn> {
+    let (core, deployed) = (core.clone(), deployed.clone());
+    let find = move || -> Result<_, StoreError> {
+        let Some(entry) = core.store.current_snapshot(&deployed.function)? else { return Ok(None) };
+        match core.store.open_snapshot(deployed.name(), &entry.id) {
+            // Removed in between.
+            Err(StoreError::NoSnapshot { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    };
+    Ok(blocking(find).await??)
+}
+
+enum Unrestored {
+    /// The snapshot is of no use.
+    Snapshot(String),
+    Other(NotBorn),
+}
+
+impl From<WorkerError> for Unrestored {
+    fn from(error: WorkerError) -> Self {
+        Self::Other(error.into())
+    }
+}
+
+async fn restore(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+    log: &InstanceLog,
+    timeline: Timeline,
+    entry: &SnapshotEntry,
+    record: bool,
+) -> Result<(Connection, Start), Unrestored> {
+    let role = Role { snap_start: true, version: deployed.version.clone(), init_limit: INIT_LIMIT };
+    let mut connection = worker(core, deployed, role, log, timeline).await.map_err(Unrestored::Other)?;
+    let record = if record { Record::IfNeeded } else { Record::No };
+    let options = RestoreOptions { record, ..RestoreOptions::default() };
+    connection.ask(|worker| worker.send_restore(&entry.path, &options)).await?;
+    match connection.hear_within(RESTORE_LIMIT + GRACE).await? {
+        Heard::Restored(restored) => {
+            for warning in &restored.warnings {
+                tracing::warn!(function = %deployed.name(), warning, "a restore");
+            }
+            Ok((connection, Start::Restored { duration: restored.duration, hooks: restored.hooks }))
+        }
+        Heard::Failed(Failure { kind: FailureKind::Snapshot, message, .. }) => {
+            Err(Unrestored::Snapshot(message))
+        }
+        Heard::Failed(Failure { kind: FailureKind::Restore { error_type, payload }, .. }) => {
+            let refused = Refused::RestoreHook { error_type, payload: payload.into_vec() };
+            Err(Unrestored::Other(NotBorn::Refused(refused)))
+        }
+        Heard::Failed(Failure { kind: FailureKind::RestoreTimeout, .. }) => {
+            Err(Unrestored::Other(NotBorn::Refused(Refused::RestoreTimeout)))
+        }
+        Heard::Failed(Failure { kind: FailureKind::Exited(exit), message, .. }) => {
+            // AWS tells of it as of a hook that failed; the way it ended is what there is to report.
+            let outcome = Outcome::Exited(reason(exit));
+            let refused = Refused::RestoreHook {
+                error_type: "Runtime.ExitError".to_owned(),
+                payload: outcome.payload(&message),
+            };
+            Err(Unrestored::Other(NotBorn::Refused(refused)))
+        }
+        other => Err(Unrestored::Other(unexpected(other))),
+    }
+}
+
+async fn discard_snapshot(core: &Arc<Core>, deployed: &Arc<Deployed>, entry: &SnapshotEntry, reason: &str) {
+    tracing::warn!(function = %deployed.name(), snapshot = %entry.id, reason, "a snapshot is of no use and is removed");
+    let (store, name, id) = (core.store.clone(), deployed.name().clone(), entry.id.clone());
+    match blocking(move || store.remove_snapshot(&name, &id)).await {
+        // Somebody else removed it, or met the same.
+        Ok(Ok(()) | Err(StoreError::NoSnapshot { .. })) => {}
+        Ok(Err(error)) => tracing::warn!(error = chain(&error), "a snapshot could not be removed"),
+        Err(NotBorn::Function { .. } | NotBorn::Refused(_)) => {}
+    }
+}
+
+/// Boots; when the function fails to initialise in time or at all, once more inside the invocation, as AWS does.
+async fn boot(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+    log: &InstanceLog,
+    timeline: Timeline,
+) -> Result<Born, NotBorn> {
+    let role = |init_limit| Role { snap_start: false, version: deployed.version.clone(), init_limit };
+    let first = Instant::now();
+    let outcome = match initialise(core, deployed, log, timeline.clone(), role(INIT_LIMIT)).await? {
+        Ok((connection, init)) => {
+            let start = Start::Booted { init };
+            return Ok(Born { connection, start, first_limit: deployed.timeout(), _snapshot: None });
+        }
+        Err(outcome) => outcome,
+    };
+    log_init(log, first.elapsed(), InitPhase::Init, &outcome);
+    let limit = deployed.timeout();
+    let again = Instant::now();
+    match initialise(core, deployed, log, timeline, role(limit)).await? {
+        Ok((connection, init)) => {
+            let start = Start::Booted { init };
+            let first_limit = limit.saturating_sub(again.elapsed()).max(Duration::from_millis(1));
+            Ok(Born { connection, start, first_limit, _snapshot: None })
+        }
+        Err(outcome) => {
+            log_init(log, again.elapsed(), InitPhase::Invoke, &outcome);
+            Err(NotBorn::Function { outcome, max_duration: again.elapsed() })
+        }
+    }
+}
+
+fn log_init(log: &InstanceLog, duration: Duration, phase: InitPhase, outcome: &Outcome) {
+    let status: Status = outcome.status();
+    log.write(LogStream::Platform, log_line::init_report(duration, phase, &status).as_bytes());
+}
+
+/// One boot: the instance and what its init took, or how the function failed.
+async fn initialise(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+    log: &InstanceLog,
+    timeline: Timeline,
+    role: Role,
+) -> Result<Result<(Connection, Duration), Outcome>, NotBorn> {
+    let limit = role.init_limit;
+    let mut connection = worker(core, deployed, role, log, timeline).await?;
+    connection.ask(|worker| worker.send_boot()).await?;
+    let failure = match connection.hear_within(limit + GRACE).await? {
+        Heard::Booted(booted) => return Ok(Ok((connection, booted.duration))),
+        Heard::Failed(failure) => failure,
+        other => return Err(unexpected(other)),
+    };
+    match failure.kind {
+        FailureKind::Init { error_type, payload } => {
+            let error_type = ErrorType::from_header(Some(&error_type));
+            Ok(Err(Outcome::InitFailed { error_type, payload: payload.into_vec() }))
+        }
+        FailureKind::InitTimeout => Ok(Err(Outcome::TimedOut { limit })),
+        FailureKind::Exited(exit) => Ok(Err(Outcome::Exited(reason(exit)))),
+        _ => Err(unexpected(Heard::Failed(failure))),
+    }
+}
+
+/// A configured worker.
+async fn worker(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+    role: Role,
+    log: &InstanceLog,
+    timeline: Timeline,
+) -> Result<Connection, NotBorn> {
+    let (core, deployed, sink) = (core.clone(), deployed.clone(), log.sink());
+    let start = move || {
+        let spare = match &core.settings.worker_program {
+            None => SpareWorker::start()?,
+            Some(program) => SpareWorker::start_program(program)?,
+        };
+        spare.configure(&deployed.function, &role, sink, timeline)
+    };
+    Ok(Connection::new(blocking(start).await??)?)
+}
+
+/// Boots an instance of its own for a snapshot, takes it, and ends the instance.
+pub(crate) async fn snapshot(
+    core: &Arc<Core>,
+    deployed: &Arc<Deployed>,
+    log: &InstanceLog,
+) -> Result<SnapshotEntry, SnapshotFailed> {
+    let init_limit = SNAPSHOT_INIT_LIMIT.max(deployed.timeout());
+    let role = Role { snap_start: true, version: deployed.version.clone(), init_limit };
+    let (mut connection, init) = match initialise(core, deployed, log, Timeline::start(), role).await {
+        Ok(Ok(ready)) => ready,
+        Ok(Err(Outcome::TimedOut { limit })) => return Err(SnapshotFailed::InitTimeout(limit)),
+        Ok(Err(outcome)) => {
+            let error_type = match &outcome {
+                Outcome::InitFailed { error_type, .. } => error_type.as_str().to_owned(),
+                _ => "Runtime.ExitError".to_owned(),
+            };
+            return Err(SnapshotFailed::Init { error_type, payload: outcome.payload("") });
+        }
+        Err(NotBorn::Refused(Refused::NotStarted { reason })) => {
+            return Err(SnapshotFailed::NotStarted { reason });
+        }
+        Err(NotBorn::Refused(refused)) => {
+            return Err(SnapshotFailed::NotStarted { reason: refused.to_string() });
+        }
+        Err(NotBorn::Function { .. }) => {
+            return Err(SnapshotFailed::NotStarted {
+                reason: "the function could not initialise".to_owned(),
+            });
+        }
+    };
+    let report = log_line::init_report(init, InitPhase::Init, &Status::Success);
+    log.write(LogStream::Platform, report.as_bytes());
+    let store = core.store.clone();
+    let not_started = |why: NotBorn| match why {
+        NotBorn::Refused(Refused::NotStarted { reason }) => SnapshotFailed::NotStarted { reason },
+        NotBorn::Refused(other) => SnapshotFailed::NotStarted { reason: other.to_string() },
+        NotBorn::Function { .. } => SnapshotFailed::NotStarted { reason: "the function failed".to_owned() },
+    };
+    let staging = blocking(move || store.stage_snapshot()).await.map_err(not_started)??;
+    let place = staging.path();
+    let parent = place.parent().unwrap_or(&place).to_owned();
+    let written = async {
+        connection.ask(|worker| worker.send_snapshot(&parent)).await?;
+        connection.hear_within(SNAPSHOT_LIMIT + GRACE).await
+    };
+    match written.await {
+        Ok(Heard::Snapshotted(_)) => {}
+        Ok(other) => return Err(not_started(unexpected(other))),
+        Err(error) => return Err(not_started(error.into())),
+    }
+    drop(connection);
+    let (name, revision) = (deployed.name().clone(), deployed.function.revision());
+    Ok(blocking(move || staging.publish(&name, revision)).await.map_err(not_started)??)
+}
+
+/// Does what waits for the disk or for another process outside of the event loop.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, NotBorn> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| NotBorn::Refused(Refused::ShuttingDown))
+}
+
+fn unexpected(heard: Heard) -> NotBorn {
+    let reason = match heard {
+        Heard::Failed(failure) => failure.message,
+        Heard::ProgramEnded(exit) => format!("the function's program ended while it waited: {exit:?}"),
+        Heard::Ended => "the worker ended without an answer (a defect)".to_owned(),
+        _ => "the worker answered out of turn (a defect)".to_owned(),
+    };
+    NotBorn::Refused(Refused::NotStarted { reason })
+}
+
+fn reason(exit: Exit) -> ExitReason {
+    match exit {
+        Exit::Status(status) => ExitReason::Status(status),
+        Exit::Signal(signal) => ExitReason::Signal(signal),
+    }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    text
+}
