@@ -10,6 +10,7 @@ mod demo;
 mod examples;
 mod needs;
 mod process;
+mod rig;
 mod test;
 mod tidy;
 mod workspace;
@@ -31,7 +32,14 @@ enum Command {
     /// Install what is missing, build, make a runtime and a function, and show what was made
     Demo,
     /// Install what is missing, check everything, and run every test
-    Test,
+    Test {
+        /// Run only what runs on hardware KVM: in QEMU's emulated AMD host, with Debian's kernel
+        #[arg(long)]
+        hardware_kvm: bool,
+        /// Steps to run there [default: all]
+        #[arg(requires = "hardware_kvm")]
+        steps: Vec<String>,
+    },
     /// Formatting and lints
     Check,
     /// Rules about the source that no compiler knows
@@ -45,7 +53,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo => demo::run(),
-        Command::Test => test::run(),
+        Command::Test { hardware_kvm: false, .. } => test::run(),
+        Command::Test { hardware_kvm: true, steps } => test::on_hardware_kvm(&steps),
         Command::Check => check::run(),
         Command::Tidy => tidy::run(),
         Command::Bench => bench::run(),

@@ -8,11 +8,11 @@ use crate::process::{command, run, succeeds};
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
     /// The program.
-    program: &'static str,
+    pub(crate) program: &'static str,
     /// Arguments with which it succeeds when it is there and usable.
-    probe: &'static [&'static str],
+    pub(crate) probe: &'static [&'static str],
     /// The Debian package that has it.
-    package: &'static str,
+    pub(crate) package: &'static str,
 }
 
 /// Compiling crates with C parts, and the small C programs that tests run in guests.
@@ -39,13 +39,25 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         bail!("something is missing; run this and try again:\n\n  {}\n", line_to_run(&missing));
     }
     eprintln!("installing what is missing: {}", missing.join(" "));
-    if !missing.iter().all(|package| succeeds("apt-cache", &["show", package])) {
-        run(&mut command("apt-get", &["update"]))?;
-    }
+    update_lists_unless_known(&missing)?;
     let mut install = command("apt-get", &["install", "--yes", "--no-install-recommends"]);
     run(install.args(&missing).env("DEBIAN_FRONTEND", "noninteractive"))?;
     let still = self::missing(needs);
     if still.is_empty() { Ok(()) } else { bail!("installed, but still not usable: {}", still.join(" ")) }
+}
+
+/// Fetches apt's package lists when they don't know all of `packages`; only root can.
+pub(crate) fn update_lists_unless_known(packages: &[&str]) -> Result<()> {
+    if packages.iter().all(|package| succeeds("apt-cache", &["show", package])) {
+        return Ok(());
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!(
+            "apt does not know {}; run this and try again:\n\n  sudo apt-get update\n",
+            packages.join(", ")
+        );
+    }
+    run(&mut command("apt-get", &["update"]))
 }
 
 fn missing(needs: &[Need]) -> Vec<&'static str> {

@@ -20,6 +20,17 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     if status.success() { Ok(()) } else { bail!("{} ended with {status}", line(command)) }
 }
 
+/// Runs a command and gives its standard output; an unsuccessful end is an error.
+pub(crate) fn output(command: &mut Command) -> Result<String> {
+    eprintln!("$ {}", line(command));
+    let output =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("starting {}", line(command)))?;
+    if !output.status.success() {
+        bail!("{} ended with {}", line(command), output.status);
+    }
+    String::from_utf8(output.stdout).with_context(|| format!("the output of {} is no text", line(command)))
+}
+
 /// Whether a command can be run and succeeds; it shows nothing.
 pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     command(program, arguments)

@@ -5,14 +5,20 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::examples::{self, Prepared};
-use crate::{check, needs, process};
+use crate::{check, needs, process, rig};
 
 pub(crate) fn run() -> Result<()> {
     check::run()?;
     needs::ensure(&[needs::DPKG, needs::VENV])?;
     process::run(&mut process::command("cargo", &["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
     let prepared = examples::prepare()?;
+    rig::run(&prepared, &[])?;
     process::run(&mut test_command(process::succeeds("cargo", &["nextest", "--version"]), &prepared))
+}
+
+/// Only what runs on hardware KVM, in QEMU's emulated host.
+pub(crate) fn on_hardware_kvm(steps: &[String]) -> Result<()> {
+    rig::run(&examples::prepare()?, steps)
 }
 
 /// "Tests" that write a stored format's golden files anew: run by hand when the format gets a new version.

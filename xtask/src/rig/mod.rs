@@ -1,0 +1,105 @@
+//! Hardware KVM on a machine without it: QEMU emulates a host with AMD's virtualisation, a Debian kernel boots in it, and
+//! the tests run there against its `kvm_amd`.
+//!
+//! What runs inside is carried in on a disk image: the tests' executables at the same paths as here, the prepared
+//! runtimes, and a root of Python and busybox. What happens inside comes out on the serial port as it happens. Times
+//! there mean nothing: guest code runs some fifty times slower than on a processor, and exits cost more still.
+
+mod debian;
+mod disk;
+mod machine;
+mod programs;
+mod report;
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::examples::Prepared;
+use crate::needs::{self, Need};
+use crate::workspace::target;
+
+const QEMU: Need = Need { program: "qemu-system-x86_64", probe: &["--version"], package: "qemu-system-x86" };
+const MKE2FS: Need =
+    Need { program: "sh", probe: &["-c", "PATH=$PATH:/usr/sbin:/sbin mke2fs -V"], package: "e2fsprogs" };
+
+/// After this long a run is ended and has failed.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Something that is run inside; it has succeeded when its exit status is 0.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    name: &'static str,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// A line for the shell; `$FAASNAP` is the executable.
+    Line(&'static str),
+    /// An integration test's executable, with arguments for the test runner.
+    Test(&'static str, &'static str),
+}
+
+/// Those of the functions' tests that use the virtual machine most; one at a time, since a function's init has ten
+/// seconds by the clock.
+const FUNCTIONS: &str = "--test-threads 1 hello rust_and_shell two_instances snap_start recorded raised";
+
+/// All steps, in the order in which they run.
+const STEPS: [Step; 6] = [
+    Step { name: "doctor", what: What::Line("$FAASNAP doctor") },
+    Step {
+        name: "static-program",
+        what: What::Line("$FAASNAP exec --root / -- /usr/bin/busybox sh -c 'exit 0'"),
+    },
+    Step {
+        name: "dynamic-program",
+        what: What::Line("test \"$($FAASNAP exec --root / -- /usr/bin/python3 -c 'print(6 * 7)')\" = 42"),
+    },
+    Step { name: "save-and-restore", what: What::Test("save_and_restore", "") },
+    Step { name: "programs", what: What::Test("programs", "") },
+    Step { name: "functions", what: What::Test("functions", FUNCTIONS) },
+];
+
+/// Runs the steps with the given names, or all.
+pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
+    let steps = choose(names)?;
+    needs::ensure(&[QEMU, MKE2FS, needs::COMPILER, needs::DPKG])?;
+    let folder = target().join("rig");
+    let kernel = debian::kernel(&folder)?;
+    let initrd = machine::initramfs(&folder, &kernel)?;
+    let disk = disk::make(&folder, prepared, &steps)?;
+    eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
+    let report = machine::run(&kernel, &initrd, &disk, &folder.join("log"), LIMIT)?;
+    eprint!("{report}");
+    if report.is_good(steps.len()) {
+        Ok(())
+    } else {
+        bail!(
+            "hardware KVM: not every step succeeded inside the rig; the log above is in {}",
+            folder.join("log").display()
+        )
+    }
+}
+
+fn choose(names: &[String]) -> Result<Vec<Step>> {
+    if let Some(unknown) = names.iter().find(|name| STEPS.iter().all(|step| step.name != name.as_str())) {
+        let known: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        bail!("there is no step {unknown}; there are {}", known.join(", "));
+    }
+    let wanted = |step: &&Step| names.is_empty() || names.iter().any(|name| name == step.name);
+    Ok(STEPS.iter().filter(wanted).copied().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_chosen_by_name() {
+        assert_eq!(choose(&[]).unwrap().len(), STEPS.len());
+        let some = choose(&["programs".to_owned(), "doctor".to_owned()]).unwrap();
+        assert_eq!(some.iter().map(|step| step.name).collect::<Vec<_>>(), ["doctor", "programs"]);
+        assert!(choose(&["none".to_owned()]).unwrap_err().to_string().contains("there are doctor"));
+    }
+}

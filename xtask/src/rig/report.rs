@@ -1,0 +1,95 @@
+//! What comes out of the rig: the lines of its steps, shown as they come, and how each step ended.
+//!
+//! The script inside marks a step with `rig: start NAME` and `rig: end NAME STATUS SECONDS`, and its own end with
+//! `rig: done`.
+
+use std::fmt;
+use std::io::Write;
+
+use anyhow::{Context, Result};
+
+/// How the steps ended.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    ended: Vec<Ended>,
+    /// The step that runs.
+    current: Option<String>,
+    done: bool,
+}
+
+#[derive(PartialEq, Eq, Debug)]
+struct Ended {
+    name: String,
+    status: i32,
+    seconds: u32,
+}
+
+impl Report {
+    /// Takes a line of the serial port; shows it if a step said it, or if the kernel said it before any step ran.
+    pub fn line(&mut self, line: &str, show: &mut impl Write) -> Result<()> {
+        match line.strip_prefix("rig: ").map(|mark| mark.split(' ').collect::<Vec<_>>()).as_deref() {
+            Some(["start", name]) => self.current = Some((*name).to_owned()),
+            Some(["end", name, status, seconds]) => {
+                let status = status.parse().with_context(|| format!("no exit status: {line}"))?;
+                let seconds = seconds.parse().with_context(|| format!("no number of seconds: {line}"))?;
+                self.ended.push(Ended { name: (*name).to_owned(), status, seconds });
+                self.current = None;
+            }
+            Some(["done"]) => self.done = true,
+            _ => writeln!(show, "  {line}").context("writing to standard output")?,
+        }
+        Ok(())
+    }
+
+    /// Whether `steps` steps ran and all ended well.
+    pub fn is_good(&self, steps: usize) -> bool {
+        self.done && self.ended.len() == steps && self.ended.iter().all(|ended| ended.status == 0)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Ended { name, status, seconds } in &self.ended {
+            let verdict = if *status == 0 { "ok".to_owned() } else { format!("FAILED with status {status}") };
+            writeln!(f, "rig: {name:<20} {verdict} ({seconds} s)")?;
+        }
+        if let Some(name) = &self.current {
+            writeln!(f, "rig: {name:<20} FAILED: the emulated host ended while it ran")?;
+        } else if !self.done {
+            writeln!(f, "rig: the emulated host ended before its last step")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(lines: &str) -> (Report, String) {
+        let mut report = Report::default();
+        let mut shown = Vec::new();
+        for line in lines.lines() {
+            report.line(line, &mut shown).unwrap();
+        }
+        (report, String::from_utf8(shown).unwrap())
+    }
+
+    #[test]
+    fn good_steps_are_good() {
+        let (report, shown) = report("rig: start a\nhello\nrig: end a 0 3\nrig: done\n");
+        assert!(report.is_good(1) && !report.is_good(2));
+        assert_eq!(shown, "  hello\n");
+        assert_eq!(report.to_string(), "rig: a                    ok (3 s)\n");
+    }
+
+    #[test]
+    fn a_failed_step_and_a_dead_host_are_seen() {
+        let (failed, _) = report("rig: start a\nrig: end a 101 3\nrig: done\n");
+        assert!(!failed.is_good(1) && failed.to_string().contains("FAILED with status 101"));
+        let (dead, shown) = report("rig: start a\nKernel panic\n");
+        assert!(!dead.is_good(1) && dead.to_string().contains("ended while it ran"));
+        assert!(shown.contains("Kernel panic"));
+        assert!(report("boot\n").0.to_string().contains("before its last step"));
+    }
+}
