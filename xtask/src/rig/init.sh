@@ -5,6 +5,6 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do insmod "$module" || echo "the module $module could not be loaded"; done
-mount -t ext4 -o noinit_itable /dev/vda /root || poweroff -f
-for folder in proc sys dev; do mount --move "/$folder" "/root/$folder"; done
-exec switch_root /root /usr/bin/busybox sh /rig/run
+mount -t ext4 -o noinit_itable /dev/vda /disk || poweroff -f
+for folder in proc sys dev; do mount --move "/$folder" "/disk/$folder"; done
+exec switch_root /disk /usr/bin/busybox sh /rig/run

@@ -21,7 +21,7 @@ const MEMORY: &str = "3072";
 /// Makes the archive that the kernel starts with: it loads the modules and goes on to the disk.
 pub(super) fn initramfs(folder: &Path, kernel: &Kernel) -> Result<PathBuf> {
     let mut archive = initramfs::Archive::new();
-    for directory in ["bin", "dev", "proc", "sys", "modules", "root"] {
+    for directory in ["bin", "dev", "proc", "sys", "modules", "disk"] {
         archive.directory(directory)?;
     }
     let busybox = debian::busybox(folder)?;
