@@ -1,8 +1,9 @@
 //! What a worker is told about a function: its files, environment and limits.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use jail::{Access, Passage};
 use runtime_api::environment::{FunctionEnvironment, InitializationType};
 use serde_bytes::ByteBuf;
 use store::OpenFunction;
@@ -47,17 +48,17 @@ impl Role {
 pub(crate) fn configuration(
     function: &OpenFunction,
     role: &Role,
+    passage: &Passage,
 ) -> Result<(Configuration, Attached), WorkerError> {
     let mut attached = Attached::default();
-    let mut attach = |fd: &OwnedFd, path: &std::path::Path| match fd.try_clone() {
-        Ok(fd) => Ok(attached.attach(fd)),
-        Err(source) => Err(WorkerError::Open { path: path.to_owned(), source }),
+    let mut attach = |fd: &OwnedFd| -> Result<_, WorkerError> {
+        Ok(attached.attach(passage.directory(fd.as_fd(), Access::Read)?))
     };
-    let root = attach(&function.runtime.directory, &function.runtime.path)?;
+    let root = attach(&function.runtime.directory)?;
     let mount = |source, target: &str| Mount { source, target: bytes(target), writable: false };
-    let mut mounts = vec![mount(attach(&function.code.directory, &function.code.path)?, "/var/task")];
+    let mut mounts = vec![mount(attach(&function.code.directory)?, "/var/task")];
     if let Some(layers) = &function.layers {
-        mounts.push(mount(attach(&layers.directory, &layers.path)?, "/opt"));
+        mounts.push(mount(attach(&layers.directory)?, "/opt"));
     }
     let program = bootstrap(function)?;
     let token = Uuid::new_v4().simple().to_string();

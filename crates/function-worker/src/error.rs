@@ -10,9 +10,12 @@ use worker_protocol::{ChannelError, Exit, Failure};
 /// A worker that can't be started, or that did not do what it was asked.
 #[derive(Debug, Error)]
 pub enum WorkerError {
-    /// The process can't be started.
+    /// Its socket can't be watched.
     #[error("starting a worker")]
     Start(#[source] io::Error),
+    /// The process can't be started, or a directory not be handed to it.
+    #[error(transparent)]
+    Jail(#[from] jail::JailError),
     /// Its socket failed or it did not answer in time.
     #[error(transparent)]
     Channel(#[from] ChannelError),
@@ -31,10 +34,10 @@ pub enum WorkerError {
     /// It answered something else than what was asked.
     #[error("the worker answered out of turn (a defect)")]
     OutOfTurn,
-    /// A directory that the instance needs can't be opened.
+    /// A directory or device that the instance needs can't be opened.
     #[error("opening {}", path.display())]
     Open {
-        /// The directory.
+        /// The directory or device.
         path: PathBuf,
         /// What the kernel said.
         #[source]

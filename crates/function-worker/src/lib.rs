@@ -19,17 +19,16 @@ mod polled;
 
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use jail::{Access, Launched, Program};
 use restore::{Phase, Timeline};
 use store::OpenFunction;
 use worker_protocol::{
-    Answer, Attached, Booted, FromWorker, Invoke, LogStream, NodeChannel, Received, RestoreRequest, Restored,
-    Snapshotted, ToWorker, pair,
+    Answer, Attached, Booted, FromWorker, Invoke, LogStream, NodeChannel, Received, Record, RestoreRequest,
+    Restored, Snapshotted, ToWorker, pair,
 };
 
 pub use configuration::{INIT_LIMIT, REGION, RESTORE_LIMIT, Role};
@@ -49,14 +48,14 @@ pub type LogSink = Box<dyn FnMut(LogStream, &[u8]) + Send>;
 #[derive(Debug)]
 pub struct SpareWorker {
     channel: NodeChannel,
-    child: Child,
+    jailed: Launched,
     is_ready: bool,
 }
 
 /// A worker process with one function.
 pub struct FunctionWorker {
     channel: NodeChannel,
-    child: Child,
+    jailed: Launched,
     log: LogSink,
     /// From the request on.
     timeline: Timeline,
@@ -64,7 +63,10 @@ pub struct FunctionWorker {
 
 impl std::fmt::Debug for FunctionWorker {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("FunctionWorker").field("child", &self.child).finish_non_exhaustive()
+        formatter
+            .debug_struct("FunctionWorker")
+            .field("process", &self.jailed.process)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,30 +74,28 @@ impl SpareWorker {
     /// Starts a worker: this very executable run again as `faasnap worker`.
     ///
     /// # Errors
-    /// [`WorkerError::Start`] or [`WorkerError::Channel`] when the machine has no room for another process or socket.
+    /// [`WorkerError::Jail`] or [`WorkerError::Channel`] when the machine has no room for another process or socket.
     pub fn start() -> Result<Self, WorkerError> {
         Self::start_program(&PathBuf::from("/proc/self/exe"))
     }
 
-    /// Starts a worker from the executable at `program`.
+    /// Starts a worker from the executable at `program`, in a jail as strong as [`jail::authority`] allows.
     ///
     /// # Errors
     /// As [`Self::start`].
     pub fn start_program(program: &Path) -> Result<Self, WorkerError> {
         let (channel, socket) = pair()?;
-        let child = Command::new(program)
-            .arg0("faasnap")
-            .arg("worker")
-            .stdin(Stdio::from(socket))
-            .stdout(Stdio::null())
-            .spawn()
-            .map_err(WorkerError::Start)?;
-        Ok(Self { channel, child, is_ready: false })
+        let mut passed = vec![("kvm", device("/dev/kvm")?)];
+        // Without it, the strategies that need it say so.
+        passed.extend(device("/dev/userfaultfd").ok().map(|device| ("userfaultfd", device)));
+        let jailed =
+            jail::launch(Program { path: program, arguments: &["faasnap", "worker"], socket, passed })?;
+        Ok(Self { channel, jailed, is_ready: false })
     }
 
     /// The process.
     pub fn process_id(&self) -> u32 {
-        self.child.id()
+        self.jailed.process.id()
     }
 
     /// Waits until the worker has made its virtual machine: from then on a request finds everything done that can be done
@@ -112,14 +112,14 @@ impl SpareWorker {
             Some(FromWorker::Ready) => true,
             Some(FromWorker::Failed(failure)) => return Err(WorkerError::Failed(failure)),
             Some(other) => return Err(unexpected(&other)),
-            None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.child) }),
+            None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.jailed.process) }),
         };
         Ok(())
     }
 
     /// Whether the process is still there: one that was killed is of no use.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        self.jailed.process.is_alive()
     }
 
     /// Gives the worker its function. `timeline` began with the request. Nothing is waited for: what the worker refuses shows
@@ -135,9 +135,9 @@ impl SpareWorker {
         timeline: Timeline,
     ) -> Result<FunctionWorker, WorkerError> {
         // From here on the process ends with the value, whatever goes wrong.
-        let mut worker = FunctionWorker { channel: self.channel, child: self.child, log, timeline };
+        let mut worker = FunctionWorker { channel: self.channel, jailed: self.jailed, log, timeline };
         worker.timeline.reached(Phase::WorkerReady);
-        let (configuration, attached) = configuration::configuration(function, role)?;
+        let (configuration, attached) = configuration::configuration(function, role, &worker.jailed.passage)?;
         worker.channel.sender.enqueue(&ToWorker::Configure(Box::new(configuration)), attached)?;
         Ok(worker)
     }
@@ -146,7 +146,7 @@ impl SpareWorker {
 impl FunctionWorker {
     /// The process.
     pub fn process_id(&self) -> u32 {
-        self.child.id()
+        self.jailed.process.id()
     }
 
     /// Boots the function.
@@ -192,7 +192,9 @@ impl FunctionWorker {
 
     fn ask_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {
         let mut attached = Attached::default();
-        let snapshot = attached.attach(open_directory(directory)?);
+        // A recording is put beside the snapshot.
+        let access = if options.record == Record::No { Access::Read } else { Access::Write };
+        let snapshot = attached.attach(self.hand(directory, access)?);
         let request = RestoreRequest {
             snapshot,
             strategy: options.strategy.name().to_owned(),
@@ -207,7 +209,7 @@ impl FunctionWorker {
 
     fn ask_snapshot(&mut self, parent: &Path) -> Result<(), WorkerError> {
         let mut attached = Attached::default();
-        let into = attached.attach(open_directory(parent)?);
+        let into = attached.attach(self.hand(parent, Access::Write)?);
         Ok(self.channel.sender.enqueue(&ToWorker::Snapshot { into }, attached)?)
     }
 
@@ -277,7 +279,7 @@ impl FunctionWorker {
                 (self.log)(stream, &bytes);
             }
         }
-        self.child.wait().map_err(WorkerError::Wait)?;
+        self.jailed.process.wait().map_err(WorkerError::Wait)?;
         Ok(())
     }
 
@@ -285,7 +287,7 @@ impl FunctionWorker {
     fn answer(&mut self, limit: Duration) -> Result<FromWorker, WorkerError> {
         loop {
             match self.channel.receiver.receive_within(limit + GRACE)? {
-                None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.child) }),
+                None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.jailed.process) }),
                 // A worker that was not waited for when it was spare.
                 Some(Received { message: FromWorker::Ready, .. }) => {}
                 Some(Received { message: FromWorker::Log { stream, bytes }, .. }) => {
@@ -298,17 +300,18 @@ impl FunctionWorker {
             }
         }
     }
+
+    /// The directory at `path`, as a descriptor that leads nowhere else.
+    fn hand(&self, path: &Path, access: Access) -> Result<OwnedFd, WorkerError> {
+        Ok(self.jailed.passage.directory(open_directory(path)?.as_fd(), access)?)
+    }
 }
 
-fn how_it_ended(child: &mut Child) -> String {
-    child.wait().map_or_else(|error| error.to_string(), |status| status.to_string())
-}
-
-impl Drop for FunctionWorker {
-    fn drop(&mut self) {
-        // Either fails when the worker has ended already, which is as well.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+fn how_it_ended(process: &mut jail::Process) -> String {
+    let end = process.wait().map_or_else(|error| error.to_string(), |end| end.to_string());
+    match process.last_words() {
+        words if words.is_empty() => end,
+        words => format!("{end}: {words}"),
     }
 }
 
@@ -317,6 +320,11 @@ fn unexpected(message: &FromWorker) -> WorkerError {
         FromWorker::Exited(exit) => WorkerError::ProgramEnded(*exit),
         _ => WorkerError::OutOfTurn,
     }
+}
+
+fn device(path: &str) -> Result<OwnedFd, WorkerError> {
+    let opened = File::options().read(true).write(true).open(path);
+    Ok(opened.map_err(|source| WorkerError::Open { path: path.into(), source })?.into())
 }
 
 fn open_directory(path: &Path) -> Result<OwnedFd, WorkerError> {

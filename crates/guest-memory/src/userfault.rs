@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::OnceLock;
 
 use pages::{PAGE_SIZE, PageIndex, PageRange};
 
@@ -71,6 +72,9 @@ pub enum Installed {
     Gone,
 }
 
+/// The device as [`Userfault::provide`] was given it.
+static PROVIDED: OnceLock<OwnedFd> = OnceLock::new();
+
 /// A userfaultfd. Faults of KVM are faults in kernel mode, which only a privileged one serves: as root, or through
 /// /dev/userfaultfd.
 #[derive(Debug)]
@@ -79,12 +83,22 @@ pub struct Userfault {
 }
 
 impl Userfault {
-    /// Opens one: by /dev/userfaultfd where this process may, else by the system call, which needs root.
+    /// Makes [`Self::open`] use a /dev/userfaultfd that somebody else opened: for a process that is about to be jailed. The
+    /// first one given stays.
+    pub fn provide(device: OwnedFd) {
+        let _ = PROVIDED.set(device);
+    }
+
+    /// Opens one: by the device that was provided, by /dev/userfaultfd where this process may, else by the system call, which needs root.
     ///
     /// # Errors
     /// `PermissionDenied` without privilege, `Unsupported` where the kernel has none.
     pub fn open() -> io::Result<Self> {
-        let descriptor = match File::options().read(true).write(true).open("/dev/userfaultfd") {
+        let device = match PROVIDED.get() {
+            Some(device) => device.try_clone(),
+            None => File::options().read(true).write(true).open("/dev/userfaultfd").map(OwnedFd::from),
+        };
+        let descriptor = match device {
             Ok(device) => {
                 // SAFETY: this request takes flags by value and returns a new descriptor.
                 unsafe { libc::ioctl(device.as_raw_fd(), NEW as _, libc::O_CLOEXEC | libc::O_NONBLOCK) }

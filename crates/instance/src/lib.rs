@@ -11,6 +11,7 @@
 mod checkpoint;
 mod error_text;
 mod function_guest;
+mod host_facts;
 mod lifecycle;
 mod memory_guard;
 mod mounts;
@@ -20,6 +21,7 @@ mod runtime_bridge;
 mod worker;
 
 pub use checkpoint::{CheckpointError, SNAPSHOT_NAME};
+pub use host_facts::take_along;
 pub use lifecycle::{GuestEnd, Lifecycle, NotReady, OutOfTurn, Step, WaitingIn};
 pub use memory_guard::MemoryGuard;
 pub use mounts::{HostBind, TMP_INODES, private_trees, program_mounts};

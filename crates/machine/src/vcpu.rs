@@ -1,7 +1,6 @@
 //! One vCPU: registers in, guest code, exit out.
 
 use std::os::fd::AsRawFd;
-use std::path::Path;
 
 use kvm_bindings::{
     CpuId, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_device_attr, kvm_msr_entry, kvm_regs, kvm_sregs,
@@ -122,7 +121,7 @@ impl Vcpu {
         // neither pointer. A kernel without the attribute answers ENXIO and changes nothing.
         let set =
             unsafe { libc::ioctl(self.vcpu.as_raw_fd(), KVM_SET_DEVICE_ATTR, &raw const attribute) } == 0;
-        let software = Path::new("/sys/module/kvm_pvm").exists();
+        let software = crate::vm::is_software();
         if set || software { self.vcpu.get_tsc_khz().ok() } else { None }
     }
 

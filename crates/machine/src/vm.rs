@@ -1,7 +1,8 @@
 //! The KVM device and one virtual machine.
 
 use std::os::fd::{IntoRawFd, OwnedFd};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use guest_memory::GuestMemory;
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
@@ -13,6 +14,16 @@ use crate::kick;
 use crate::slots::Slots;
 use crate::vcpu::Vcpu;
 
+/// The device as [`Kvm::provide`] was given it.
+static PROVIDED: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Whether software KVM (`kvm_pvm`) is behind /dev/kvm. Asked of the host once, at the latest by [`Kvm::provide`]: a jailed
+/// process sees no /sys.
+pub(crate) fn is_software() -> bool {
+    static SOFTWARE: OnceLock<bool> = OnceLock::new();
+    *SOFTWARE.get_or_init(|| Path::new("/sys/module/kvm_pvm").exists())
+}
+
 /// An open /dev/kvm.
 #[derive(Debug)]
 pub struct Kvm {
@@ -21,12 +32,24 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// Opens /dev/kvm and checks what is needed of it.
+    /// Makes [`Self::open`] use a /dev/kvm that somebody else opened, and learns what else it needs of the host: for a
+    /// process that is about to be jailed. The first one given stays.
+    pub fn provide(device: OwnedFd) {
+        is_software();
+        let _ = PROVIDED.set(device);
+    }
+
+    /// Opens /dev/kvm, or takes the one that was provided, and checks what is needed of it.
     ///
     /// # Errors
     /// [`MachineError::Open`], [`MachineError::Missing`].
     pub fn open() -> Result<Self, MachineError> {
-        Self::check(kvm_ioctls::Kvm::new().map_err(MachineError::Open)?)
+        match PROVIDED.get() {
+            Some(device) => Self::from_descriptor(device.try_clone().map_err(|error| {
+                MachineError::Open(kvm_ioctls::Error::new(error.raw_os_error().unwrap_or(libc::EBADF)))
+            })?),
+            None => Self::check(kvm_ioctls::Kvm::new().map_err(MachineError::Open)?),
+        }
     }
 
     /// Uses a descriptor of /dev/kvm that somebody else opened (a jailed worker gets it from the node).

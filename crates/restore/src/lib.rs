@@ -34,7 +34,7 @@ pub use layout::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
 pub use loader::{FailureHook, LoadFailure};
 pub use loading_set::{
     CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
-    PlacedRegion,
+    PlacedRegion, learn_disks,
 };
 pub use picture::MemoryPicture;
 pub use plan::{MapStep, RestorePlan};

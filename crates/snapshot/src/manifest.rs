@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
+use std::sync::OnceLock;
 
 use pages::PAGE_SIZE;
 use serde::{Deserialize, Serialize};
@@ -23,17 +24,22 @@ pub struct MachineIdentity {
 }
 
 impl MachineIdentity {
-    /// Reads this machine's identity from /proc/cpuinfo (its first processor) and uname. Cheap enough for once per
-    /// process, not for once per restore.
+    /// Reads this machine's identity from /proc/cpuinfo (its first processor) and uname, once per process: it does not
+    /// change, and a jailed process can't read it again.
     ///
     /// # Errors
     /// When /proc/cpuinfo can't be read.
     pub fn of_this_machine() -> io::Result<Self> {
+        static KNOWN: OnceLock<MachineIdentity> = OnceLock::new();
+        if let Some(known) = KNOWN.get() {
+            return Ok(known.clone());
+        }
         // The first processor's block is a few KiB; the file of a large machine is megabytes, made while it is read.
         let mut start = Vec::new();
         File::open("/proc/cpuinfo")?.take(16 << 10).read_to_end(&mut start)?;
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        Ok(Self::from_cpuinfo(&String::from_utf8_lossy(&start), kernel))
+        let identity = Self::from_cpuinfo(&String::from_utf8_lossy(&start), kernel);
+        Ok(KNOWN.get_or_init(|| identity).clone())
     }
 
     fn from_cpuinfo(text: &str, kernel_release: String) -> Self {

@@ -7,6 +7,7 @@ mod invoke;
 mod runtime;
 mod snapshot;
 mod values;
+mod worker;
 
 use std::path::PathBuf;
 
@@ -19,6 +20,7 @@ pub(crate) use invoke::{From, InvokeArguments, Payload};
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
 pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};
 pub(crate) use values::environment;
+pub(crate) use worker::WorkerArguments;
 
 /// Functions in KVM virtual machines, restored from snapshots.
 ///
@@ -77,7 +79,7 @@ pub(crate) enum Command {
     Exec(ExecArguments),
     /// One instance's process; its node speaks to it on standard input
     #[command(hide = true)]
-    Worker,
+    Worker(WorkerArguments),
     /// Say what this machine has, what will work, and how to mend what won't
     Doctor(DoctorArguments),
 }

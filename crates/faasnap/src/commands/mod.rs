@@ -15,6 +15,7 @@ use anyhow::Result;
 use store::Store;
 
 use crate::args::{Arguments, Command, GlobalArguments};
+use crate::output::note;
 
 /// How a command that could be carried out ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,9 +34,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
     match command {
         Command::Runtime(command) => runtime::run(&open(&global)?, command),
         Command::Function(command) => function::run(&open(&global)?, command),
-        Command::Snapshot(command) => snapshot::run(&open(&global)?, command),
-        Command::Invoke(arguments) => invoke::run(&open(&global)?, &arguments),
-        Command::Worker => worker::run(),
+        Command::Snapshot(command) => snapshot::run(&prepared(&global)?, command),
+        Command::Invoke(arguments) => invoke::run(&prepared(&global)?, &arguments),
+        Command::Worker(arguments) => worker::run(&arguments),
         // A program needs no home; where there is one, it is hidden from the program.
         Command::Exec(arguments) => exec::run(home(&global).ok().as_deref(), arguments),
         Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),
@@ -51,6 +52,16 @@ fn home(global: &GlobalArguments) -> Result<PathBuf> {
 
 fn open(global: &GlobalArguments) -> Result<Store> {
     Ok(Store::open(&home(global)?)?)
+}
+
+/// The home, for a command that starts workers; says what of their jail is weaker here than it could be.
+fn prepared(global: &GlobalArguments) -> Result<Store> {
+    let home = home(global)?;
+    let authority = jail::prepare(&home);
+    if let jail::Authority::Weak { reason } = authority {
+        note(&format!("workers are confined less than they could be ({reason}); see `faasnap doctor`"));
+    }
+    Ok(Store::open(&home)?)
 }
 
 /// Prints a thing that was verified or not, and says how that went.

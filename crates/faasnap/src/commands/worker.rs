@@ -1,15 +1,18 @@
 //! `faasnap worker`: this executable run again, one process per instance. Not for people.
 
-use std::io::stdin;
-use std::os::fd::AsFd;
-
 use anyhow::{Context, Result};
+use jail::Inherited;
 
 use super::Outcome;
+use crate::args::WorkerArguments;
 
-/// Serves the node whose socket is standard input.
-pub(super) fn run() -> Result<Outcome> {
-    let socket = stdin().as_fd().try_clone_to_owned().context("taking the node's socket")?;
+/// Shuts this process in, then serves the node whose socket is standard input.
+pub(super) fn run(arguments: &WorkerArguments) -> Result<Outcome> {
+    let mut inherited = Inherited::take(&arguments.passed)?;
+    let socket = inherited.socket().context("taking the node's socket")?;
+    instance::take_along(inherited.passed("kvm"), inherited.passed("userfaultfd"))
+        .context("learning about this machine")?;
+    jail::enter(arguments.jail)?;
     instance::serve(socket)?;
     Ok(Outcome::Good)
 }

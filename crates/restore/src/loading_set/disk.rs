@@ -1,10 +1,12 @@
 //! What the disk under a snapshot is good at, measured with the very pages of a loading set: it decides where they are read
 //! from.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use rustix::fs::{Advice, fadvise};
@@ -51,15 +53,37 @@ impl DiskProfile {
     }
 }
 
+/// The windows of this machine's disks as [`learn_disks`] found them, by major and minor number.
+static LEARNED: OnceLock<BTreeMap<String, u64>> = OnceLock::new();
+
+/// Learns the readahead windows of this machine's disks, for a process that is about to be jailed: it sees no /sys then. A
+/// disk that comes later counts as one without readahead.
+pub fn learn_disks() {
+    LEARNED.get_or_init(|| {
+        let disks = std::fs::read_dir("/sys/dev/block").into_iter().flatten();
+        let named = disks.filter_map(|disk| disk.ok()?.file_name().into_string().ok());
+        named.map(|name| (name.clone(), read_window(&name))).collect()
+    });
+}
+
 /// The readahead window of the device that `file` is on.
 fn readahead_bytes(file: &File) -> io::Result<u64> {
     let device = rustix::fs::fstat(file)?.st_dev;
-    let node = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let name = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    Ok(match LEARNED.get() {
+        Some(learned) => learned.get(&name).copied().unwrap_or(0),
+        None => read_window(&name),
+    })
+}
+
+/// The readahead window of a device in bytes; 0 for one that has none.
+fn read_window(name: &str) -> u64 {
+    let node = format!("/sys/dev/block/{name}");
     // A partition has its setting one level up, with the disk.
     let text = ["bdi/read_ahead_kb", "../bdi/read_ahead_kb"]
         .iter()
         .find_map(|place| std::fs::read_to_string(format!("{node}/{place}")).ok());
-    Ok(text.and_then(|text| text.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10))
+    text.and_then(|text| text.trim().parse::<u64>().ok()).map_or(0, |kib| kib << 10)
 }
 
 /// How long it takes to read `runs` from the disk. A single run is left to the kernel's readahead.

@@ -4,7 +4,7 @@ mod disk;
 mod file;
 mod rule;
 
-pub use disk::DiskProfile;
+pub use disk::{DiskProfile, learn_disks};
 pub(crate) use file::CHUNK;
 pub use file::{LoadingSet, LoadingSetProblem, PlacedRegion};
 pub use rule::{CostModel, LoadingRegion, LoadingSetRule, MergeRule, Order};

@@ -1,0 +1,159 @@
+//! The system calls that rustix does not offer, each as a safe function where it can be one.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// `struct clone_args` of linux/sched.h, version 2.
+#[repr(C)]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// `struct mount_attr` of linux/mount.h.
+#[repr(C)]
+#[derive(Default)]
+pub(crate) struct MountAttributes {
+    pub set: u64,
+    pub clear: u64,
+    pub propagation: u64,
+    pub user_namespace: u64,
+}
+
+/// A process and a descriptor of it.
+pub(crate) type Child = (rustix::process::Pid, OwnedFd);
+
+/// Starts a copy of this process with `flags` of clone(2), which runs `child` and nothing else.
+///
+/// # Safety
+/// The copy has one thread and memory as it was at some moment: locks may be held for ever. `child` must not allocate, lock
+/// or panic; it may make system calls on descriptors and memory prepared before.
+pub(crate) unsafe fn clone_process(flags: u64, child: impl FnOnce() -> u8) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    let arguments = CloneArguments {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArguments::default()
+    };
+    // SAFETY: without CLONE_VM and with no stack given, clone3 behaves as fork(2); the arguments are laid out as documented
+    // and live across the call. What the copy may do is this function's own contract.
+    let result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) };
+    match result {
+        0 => {
+            let status = child();
+            // SAFETY: ends the copy at once; no destructor of the original runs in it.
+            unsafe { libc::_exit(status.into()) }
+        }
+        pid => {
+            // glibc's own convention: -1 with errno.
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).filter(|_| pid > 0);
+            let Some(pid) = pid else { return Err(io::Error::last_os_error()) };
+            // SAFETY: CLONE_PIDFD has stored a new descriptor there, which nobody else owns.
+            Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))
+        }
+    }
+}
+
+/// Makes `to` a copy of `from` that stays open in the next program. Only for a process that has just been copied.
+pub(crate) fn place(from: BorrowedFd<'_>, to: RawFd) -> io::Result<()> {
+    // SAFETY: takes numbers and returns one; whatever `to` was belonged to the process this one is a copy of.
+    if unsafe { libc::dup2(from.as_raw_fd(), to) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Replaces the program. Returns only when that fails.
+///
+/// # Safety
+/// `arguments` and `environment` must end with a null pointer and point to strings that are alive.
+pub(crate) unsafe fn execute(
+    program: &CStr,
+    arguments: &[*const libc::c_char],
+    environment: &[*const libc::c_char],
+) -> io::Error {
+    // SAFETY: by this function's own contract.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Marks every descriptor from `first` on to be closed in the next program.
+pub(crate) fn close_on_exec_from(first: RawFd) -> io::Result<()> {
+    // SAFETY: changes flags of descriptors, by number, and touches no memory.
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes over descriptor `number` of this process.
+///
+/// # Safety
+/// Nobody else may own it.
+pub(crate) unsafe fn take(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asks about a number.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and by this function's own contract nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Changes the attributes of the mount at whose root `mount` is.
+pub(crate) fn set_mount_attributes(mount: BorrowedFd<'_>, attributes: &MountAttributes) -> io::Result<()> {
+    // SAFETY: the path is a string, the structure is laid out as documented and both live across the call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            std::ptr::from_ref(attributes),
+            size_of::<MountAttributes>(),
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Gives this thread new namespaces; `flags` are those of unshare(2) that concern namespaces, so that no descriptor table or
+/// memory of Rust's is unshared.
+pub(crate) fn unshare_namespaces(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: takes flags; namespaces have no influence on memory or on descriptors.
+    if unsafe { libc::unshare(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Takes a capability out of the bounding set; false when the kernel has no such capability.
+pub(crate) fn drop_from_bounding_set(capability: u32) -> io::Result<bool> {
+    // SAFETY: takes numbers.
+    if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) } == 0 {
+        return Ok(true);
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::EINVAL) { Ok(false) } else { Err(error) }
+}
+
+/// Closes this copy's `descriptor` without touching the value that owns it in the original.
+pub(crate) fn close_in_copy(descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: only called in a process that was copied and runs no destructors.
+    if unsafe { libc::close(descriptor.as_raw_fd()) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Lets every signal through, for a program that is about to start.
+pub(crate) fn unblock_signals() -> io::Result<()> {
+    let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the first call initialises the set, the second reads it.
+    let result = unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut())
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
