@@ -165,7 +165,8 @@ fn what_can_not_be_done_is_explained_with_its_causes() {
     create(&format!("{layers}--runtime tiny --code code")).bad(3, &["because: a function can have 5 layers"]);
     assert!(!session.path("evil").exists());
     let home = session.path("home");
-    for part in ["functions", "trees", "staging", "trash"] {
+    assert_eq!(session.json("function list --json"), serde_json::json!([]));
+    for part in ["packages", "trees", "staging", "trash"] {
         assert_eq!(fs::read_dir(home.join(part)).unwrap().count(), 0, "{part} is empty");
     }
 }
@@ -205,10 +206,11 @@ fn damage_is_found() {
     fs::write(session.path("home/runtimes/tiny/root").join("extra"), "evil").unwrap();
     session.line("runtime show tiny --verify").bad(1, &["have changed"]);
 
-    fs::write(session.path("home/functions/hello.json"), "{").unwrap();
-    session.line("function list").bad(1, &["damaged"]);
-    session.line("function show hello").bad(3, &["damaged", "remove"]);
-    session.line("function rm hello").good();
+    for file in ["registry.sqlite-wal", "registry.sqlite-shm"] {
+        let _ = fs::remove_file(session.path("home").join(file));
+    }
+    fs::write(session.path("home/registry.sqlite"), "damaged".repeat(1000)).unwrap();
+    session.line("function list").bad(3, &["registry.sqlite", "because: file is not a database"]);
 }
 
 #[test]
@@ -238,7 +240,7 @@ fn the_home_is_private_and_found_in_the_order_that_is_documented() {
     assert_eq!(mode(&session.path("home")), 0o700);
 
     session.line("--home other function list").good();
-    assert!(session.path("other/functions").is_dir());
+    assert!(session.path("other/trees").is_dir());
 
     let xdg = session.path("data");
     let output =
@@ -338,5 +340,5 @@ fn a_writer_killed_at_any_point_leaves_the_last_good_state() {
     // What the killed ones left goes with the next writer that is not killed.
     session.line(&replace).good();
     let count = |part: &str| fs::read_dir(session.path("home").join(part)).unwrap().count();
-    assert_eq!((count("staging"), count("trees"), count("functions"), count("trash")), (0, 1, 1, 0));
+    assert_eq!((count("staging"), count("trees"), count("trash")), (0, 1, 0));
 }

@@ -18,8 +18,6 @@ pub const INIT_LIMIT: Duration = Duration::from_secs(10);
 pub const RESTORE_LIMIT: Duration = Duration::from_secs(10);
 /// The region that functions are told they are in.
 pub const REGION: &str = "us-east-1";
-/// Bytes of a function's /tmp.
-const TMP_BYTES: u64 = 512 << 20;
 /// RLIMIT_NPROC and RLIMIT_NOFILE as AWS Lambda has them.
 const TASKS: u32 = 1024;
 const OPEN_FILES: u32 = 1024;
@@ -74,7 +72,7 @@ pub(crate) fn configuration(
         inherited: Vec::new(),
         limits: Limits {
             memory: config.memory.bytes(),
-            tmp: TMP_BYTES,
+            tmp: config.tmp.bytes(),
             tasks: TASKS,
             open_files: OPEN_FILES,
             init_timeout: role.init_limit,

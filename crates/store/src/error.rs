@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use file_tree::{TreeDigest, TreeError};
 
-use crate::function::SettingProblem;
-use crate::names::{FunctionName, NameProblem, RuntimeName, SnapshotId};
+use registry::{FunctionName, NameProblem, RegistryError, RuntimeName, SettingProblem, SnapshotId, Version};
 
 /// An operation on the home directory failed; nothing was changed unless said otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +53,20 @@ pub enum StoreError {
     /// There is no such function.
     #[error("there is no function {0}: `faasnap function list` shows what there is")]
     NoFunction(FunctionName),
+    /// There is no such version.
+    #[error("function {name} has no version {version}")]
+    NoVersion {
+        /// The function.
+        name: FunctionName,
+        /// The version.
+        version: Version,
+    },
+    /// The function changed while its snapshot was taken.
+    #[error("no version of function {0} is any longer as it was when this snapshot was taken: take it again")]
+    Outdated(FunctionName),
+    /// The registry failed.
+    #[error(transparent)]
+    Registry(RegistryError),
     /// There is no such snapshot.
     #[error(
         "function {function} has no snapshot {id}: `faasnap snapshot list {function}` shows what there is"
@@ -113,6 +126,17 @@ pub enum StoreError {
         #[source]
         source: io::Error,
     },
+}
+
+impl From<RegistryError> for StoreError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::NoFunction(name) => Self::NoFunction(name),
+            RegistryError::NoVersion { name, version } => Self::NoVersion { name, version },
+            RegistryError::FunctionExists(name) => Self::FunctionExists(name),
+            other => Self::Registry(other),
+        }
+    }
 }
 
 impl StoreError {

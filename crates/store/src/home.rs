@@ -5,8 +5,10 @@ use std::ffi::OsString;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use registry::Registry;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
@@ -16,12 +18,13 @@ use crate::staging::{make_folder, sweep};
 /// The environment variable that names the home directory.
 pub const HOME_VARIABLE: &str = "FAASNAP_HOME";
 
-const FOLDERS: [&str; 7] = ["runtimes", "trees", "functions", "snapshots", "cache", "staging", "trash"];
+const FOLDERS: [&str; 7] = ["runtimes", "trees", "packages", "snapshots", "cache", "staging", "trash"];
 
 /// An opened home directory. Cheap to open; several processes may have it open at once.
 #[derive(Clone, Debug)]
 pub struct Store {
     home: PathBuf,
+    registry: Arc<Registry>,
 }
 
 /// Things by name; a damaged one as its error.
@@ -67,20 +70,29 @@ impl Store {
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         make_folder(path)?;
         let home = fs::canonicalize(path).map_err(StoreError::io("opening", path))?;
-        let store = Self { home };
-        let record = store.home.join("home.json");
+        let record = home.join("home.json");
         if record.exists() {
             let _: HomeRecord = manifest::read(&record, "home")?;
-            return Ok(store);
+        } else {
+            // The folder may have been there, readable by others: from now on it holds secrets.
+            fs::set_permissions(&home, Permissions::from_mode(0o700))
+                .map_err(StoreError::io("setting the mode of", &home))?;
         }
-        // The folder may have been there, readable by others: from now on it holds secrets.
-        fs::set_permissions(&store.home, Permissions::from_mode(0o700))
-            .map_err(StoreError::io("setting the mode of", &store.home))?;
         for name in FOLDERS {
-            make_folder(&store.home.join(name))?;
+            if !home.join(name).exists() {
+                make_folder(&home.join(name))?;
+            }
         }
-        manifest::write(&record, "home", &HomeRecord { created: now() })?;
-        Ok(store)
+        let registry = Arc::new(Registry::open(&home.join("registry.sqlite"))?);
+        if !record.exists() {
+            manifest::write(&record, "home", &HomeRecord { created: now() })?;
+        }
+        Ok(Self { home, registry })
+    }
+
+    /// The records of functions, versions, aliases and layers. What involves files is done by this type's own functions.
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// The home's path, absolute.
@@ -111,8 +123,8 @@ impl Store {
         self.home.join("trees")
     }
 
-    pub(crate) fn functions_folder(&self) -> PathBuf {
-        self.home.join("functions")
+    pub(crate) fn packages(&self) -> PathBuf {
+        self.home.join("packages")
     }
 
     pub(crate) fn snapshots_folder(&self) -> PathBuf {

@@ -8,7 +8,8 @@
 //!   runtimes/NAME/root              the root file system
 //!   trees/DIGEST/manifest.json      a function's code, a layer, or the layers of a function merged
 //!   trees/DIGEST/tree/
-//!   functions/NAME.json             configuration and the digests of code and layers
+//!   registry.sqlite                 functions, versions, aliases, layers: records, with the digests of code and layers
+//!   packages/SHA256.zip             the archives that code and layers came in
 //!   snapshots/FUNCTION/ID/          one snapshot; its content belongs to the snapshot crate
 //!   cache/                          downloads of the runtime builder; may be deleted at any time
 //!   staging/                        what is being made; gone after a crash
@@ -22,32 +23,36 @@
 //!    an instance that runs from it is not disturbed.
 //! 3. **Checked when read.** Manifests carry a schema version and a checksum of their body; trees have a digest.
 //!
+//! Records of functions are in the registry; a tree or package has its place before a record names it, and loses it when
+//! no record does. Both happen under the home's lock.
+//!
 //! Architecture invariant: this crate runs nothing and downloads nothing, and knows no section of a snapshot.
 #![forbid(unsafe_code)]
 
-mod environment;
+mod collect;
 mod error;
-mod function;
 mod functions;
 mod home;
+mod layers;
 mod lease;
 mod manifest;
-mod names;
+mod packages;
 mod runtimes;
 mod snapshots;
 mod staging;
 mod trees;
 
-pub use environment::{ENVIRONMENT_BYTES, Environment, EnvironmentProblem};
 pub use error::StoreError;
-pub use file_tree::{TreeDigest, TreeSummary};
-pub use function::{
-    Function, FunctionConfig, Handler, MAX_LAYERS, MemoryMegabytes, SettingProblem, TimeoutSeconds,
-};
-pub use functions::{NewFunction, OpenFunction, WhenPresent};
+pub use file_tree::{TreeDigest, TreeError, TreeSummary};
+pub use functions::{NewCode, NewFunction, NewLayer, OpenFunction, WhenPresent};
 pub use home::{HOME_VARIABLE, Listing, Store, default_home};
+pub use layers::NewLayerVersion;
 pub use lease::Lease;
-pub use names::{FunctionName, NameProblem, RuntimeName, SnapshotId};
+pub use registry::{
+    ENVIRONMENT_BYTES, Environment, EnvironmentProblem, Function, FunctionConfig, FunctionName, Handler,
+    LayerUse, MAX_LAYERS, MemoryMegabytes, NameProblem, Package as CodePackage, Registry, RegistryError,
+    RuntimeName, SettingProblem, Settings, SnapshotId, TimeoutSeconds, TmpMegabytes, Version,
+};
 pub use runtimes::{OpenRuntime, Package, Runtime, RuntimeOrigin, RuntimeStaging};
 pub use snapshots::{Revision, SnapshotEntry, SnapshotStaging};
 pub use trees::{CodeSource, OpenTree};

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use file_tree::{TreeSummary, digest_tree};
+use registry::RuntimeName;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
@@ -12,7 +13,6 @@ use crate::functions::WhenPresent;
 use crate::home::{Listing, Store, names, now};
 use crate::lease::Lease;
 use crate::manifest;
-use crate::names::{FunctionName, RuntimeName};
 use crate::staging::{Staging, discard, make_folder, sweep};
 use crate::trees::{open_leased, verify};
 
@@ -119,7 +119,7 @@ impl RuntimeStaging {
             (true, WhenPresent::Refuse) => return Err(StoreError::RuntimeExists(name.clone())),
             (true, WhenPresent::Replace) => {
                 self.staging.publish_over(&self.store, STAGED, &target)?;
-                for user in self.store.users_of(name)? {
+                for user in self.store.registry().users_of_runtime(name.as_str())? {
                     self.store.discard_stale_snapshots(&user)?;
                 }
             }
@@ -189,19 +189,12 @@ impl Store {
         if !folder.exists() {
             return Err(StoreError::NoRuntime(name.clone()));
         }
-        let functions = self.users_of(name)?;
+        let functions = self.registry().users_of_runtime(name.as_str())?;
         if !functions.is_empty() && !even_if_used {
             return Err(StoreError::RuntimeInUse { runtime: name.clone(), functions });
         }
         discard(self, &folder)?;
         sweep(self);
         Ok(())
-    }
-
-    fn users_of(&self, name: &RuntimeName) -> Result<Vec<FunctionName>, StoreError> {
-        let uses = |record: &Result<crate::Function, StoreError>| {
-            record.as_ref().is_ok_and(|function| function.config.runtime == *name)
-        };
-        Ok(self.functions()?.into_iter().filter(|(_, record)| uses(record)).map(|(name, _)| name).collect())
     }
 }

@@ -1,18 +1,18 @@
 //! Where a function's snapshots are. What is in them is the snapshot crate's business.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use file_tree::TreeDigest;
+use registry::{Function, FunctionName, SnapshotId};
 
 use crate::error::StoreError;
-use crate::function::Function;
 use crate::functions::OpenFunction;
 use crate::home::{Store, names};
 use crate::lease::Lease;
-use crate::names::{FunctionName, SnapshotId};
 use crate::runtimes::Runtime;
 use crate::staging::{Staging, discard, make_folder, sweep};
 
@@ -21,7 +21,7 @@ const STAGED: &str = "snapshot";
 const REVISION_DIGITS: usize = 8;
 
 /// The identity of everything that a snapshot of a function depends on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Revision(TreeDigest);
 
 /// A snapshot that is there.
@@ -45,10 +45,12 @@ pub struct SnapshotStaging {
 }
 
 impl Revision {
-    /// Settings, code, layers and the runtime's very files: a snapshot of another revision is of no use.
+    /// The version's number, which the function sees, its settings, code, layers and the runtime's very files: a snapshot
+    /// of another revision is of no use.
     pub(crate) fn of(function: &Function, runtime: &Runtime) -> Self {
         let parts = (
             &function.name,
+            function.version,
             &function.config,
             function.code.digest,
             function.merged_layers.map(|tree| tree.digest),
@@ -76,13 +78,19 @@ impl SnapshotStaging {
         self.staging.path().join(STAGED)
     }
 
-    /// Gives the finished snapshot its place among those of `function`, which must still have that revision.
+    /// Gives the finished snapshot its place among those of `function`, a version of which must still have that revision.
     ///
     /// # Errors
     /// [`StoreError::NoFunction`] when the function was removed meanwhile: its secrets must not come back.
+    /// [`StoreError::Outdated`] when it was changed.
     pub fn publish(self, function: &FunctionName, revision: Revision) -> Result<SnapshotEntry, StoreError> {
         let _lock = self.store.lock()?;
-        self.store.function(function)?;
+        if !self.store.registry().exists(function)? {
+            return Err(StoreError::NoFunction(function.clone()));
+        }
+        if !self.store.revisions(function)?.contains(&revision.short()) {
+            return Err(StoreError::Outdated(function.clone()));
+        }
         let folder = self.store.snapshots_folder().join(function.as_str());
         make_folder(&folder)?;
         let last = self.store.snapshot_ids(function)?.iter().map(SnapshotId::number).max();
@@ -160,16 +168,25 @@ impl Store {
         Ok(())
     }
 
-    /// Discards snapshots that no longer fit their function. The caller holds the home's lock.
+    /// The revisions, shortened, that versions of a function have now. What can't be read has none.
+    fn revisions(&self, name: &FunctionName) -> Result<HashSet<String>, StoreError> {
+        let mut revisions = HashSet::new();
+        for function in self.registry().versions(name)? {
+            if let Ok(runtime) = self.runtime(&function.config.runtime) {
+                revisions.insert(Revision::of(&function, &runtime).short());
+            }
+        }
+        Ok(revisions)
+    }
+
+    /// Discards snapshots that fit no version of their function any more. The caller holds the home's lock.
     pub(crate) fn discard_stale_snapshots(&self, name: &FunctionName) -> Result<(), StoreError> {
         let ids = self.snapshot_ids(name)?;
         if ids.is_empty() {
             return Ok(());
         }
-        let function = self.function(name)?;
-        let runtime = self.runtime(&function.config.runtime)?;
-        let revision = Revision::of(&function, &runtime).short();
-        for id in ids.iter().filter(|id| id.revision() != revision) {
+        let revisions = self.revisions(name)?;
+        for id in ids.iter().filter(|id| !revisions.contains(id.revision())) {
             discard(self, &self.snapshots_folder().join(name.as_str()).join(id.as_str()))?;
         }
         Ok(())

@@ -89,12 +89,6 @@ pub(crate) fn sweep(store: &Store) {
         }
     }
     let has_extension = |path: &Path, wanted: &str| path.extension().is_some_and(|found| found == wanted);
-    // Functions' records are written under the home's lock, so a temporary file there belongs to nobody.
-    for record in entries(&store.functions_folder()) {
-        if has_extension(&record, "new") {
-            let _ = fs::remove_file(&record);
-        }
-    }
     for lock_path in entries(&store.staging()) {
         if !has_extension(&lock_path, "lock") {
             continue;

@@ -5,19 +5,20 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+pub(crate) use file_tree::TreeSummary;
 use file_tree::{
-    TreeDigest, TreeError, TreeLimits, TreeSummary, TreeWriter, copy_folder, digest_tree, merge_folders,
-    unpack_zip,
+    TreeDigest, TreeError, TreeLimits, TreeWriter, copy_folder, digest_tree, merge_folders, unpack_zip,
 };
+use registry::{LayerUse, SettingProblem};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::error::StoreError;
-use crate::function::{Function, SettingProblem};
-use crate::home::{Store, names, now};
+use crate::functions::NewLayer;
+use crate::home::{Store, now};
 use crate::lease::Lease;
 use crate::manifest;
-use crate::staging::{Staging, discard, make_folder};
+use crate::staging::{Staging, make_folder};
 
 const MANIFEST: &str = "manifest.json";
 const TREE: &str = "tree";
@@ -95,52 +96,77 @@ impl CodeSource {
     }
 }
 
-/// A function's trees in the making.
+/// Trees in the making: a function's code, or its layers with what they are merged to.
 pub(crate) struct StagedTrees {
-    pub code: TreeSummary,
-    pub layers: Vec<TreeSummary>,
-    pub merged: Option<TreeSummary>,
+    /// The layers, in order.
+    pub uses: Vec<LayerUse>,
+    /// What an instance sees: the code, or the layers merged.
+    seen: TreeSummary,
     /// Names in the staging folder, with what they are.
     staged: Vec<(String, TreeSummary)>,
 }
 
 impl StagedTrees {
-    /// Unpacks code and layers below `staging` and merges the layers.
-    pub(crate) fn make(
+    /// Unpacks code below `staging`.
+    pub(crate) fn code(staging: &Staging, source: &CodeSource) -> Result<Self, StoreError> {
+        let name = "code".to_owned();
+        let seen = unpack(staging, &name, source)?;
+        Ok(Self { uses: Vec::new(), seen, staged: vec![(name, seen)] })
+    }
+
+    /// Unpacks those layers that are files and merges all; with `code` they must stay below the limit.
+    pub(crate) fn layers(
+        store: &Store,
         staging: &Staging,
-        code: &CodeSource,
-        layers: &[CodeSource],
+        layers: &[NewLayer],
+        code: TreeSummary,
     ) -> Result<Self, StoreError> {
-        let mut staged = Vec::new();
-        let mut stage = |source: &CodeSource| {
-            let name = format!("tree-{}", staged.len());
-            let write = |tree: &mut TreeWriter| source.unpack(tree);
-            let explain = |error| StoreError::Code { path: source.path().to_owned(), source: error };
-            let summary = stage(staging, &name, write, explain)?;
-            staged.push((name, summary));
-            Ok::<_, StoreError>(summary)
-        };
-        let code = stage(code)?;
-        let layers = layers.iter().map(&mut stage).collect::<Result<Vec<_>, _>>()?;
-        let bytes = code.bytes + layers.iter().map(|layer| layer.bytes).sum::<u64>();
+        let mut made = Self { uses: Vec::new(), seen: code, staged: Vec::new() };
+        let mut folders = Vec::new();
+        // Stored layers stay where they are while they are merged.
+        let mut open = Vec::new();
+        for layer in layers {
+            match layer {
+                NewLayer::Stored(layer) => {
+                    let tree = store.open_tree(layer.tree.digest)?;
+                    folders.push(tree.path.clone());
+                    open.push(tree);
+                    made.uses.push(layer.clone());
+                }
+                NewLayer::Files(source) => {
+                    let name = format!("layer-{}", made.staged.len());
+                    let tree = unpack(staging, &name, source)?;
+                    folders.push(staging.path().join(&name).join(TREE));
+                    made.staged.push((name, tree));
+                    made.uses.push(LayerUse { arn: None, package_bytes: tree.bytes, tree });
+                }
+            }
+        }
+        let bytes = code.bytes + made.uses.iter().map(|layer| layer.tree.bytes).sum::<u64>();
         if bytes > TreeLimits::CODE.bytes {
             return Err(SettingProblem::Unpacked { bytes }.into());
         }
-        let merged = match layers.as_slice() {
-            [] => None,
-            [single] => Some(*single),
+        match made.uses.as_slice() {
+            [] => {}
+            [single] => made.seen = single.tree,
             _ => {
-                let folders: Vec<PathBuf> =
-                    staged.iter().skip(1).map(|(name, _)| staging.path().join(name).join(TREE)).collect();
                 let name = "merged".to_owned();
                 let write = |tree: &mut TreeWriter| merge_folders(&folders, tree);
-                let path = staging.path().join(&name);
-                let summary = self::stage(staging, &name, write, StoreError::tree(path))?;
-                staged.push((name, summary));
-                Some(summary)
+                made.seen = stage(staging, &name, write, StoreError::tree(staging.path().join(&name)))?;
+                made.staged.push((name, made.seen));
             }
-        };
-        Ok(Self { code, layers, merged, staged })
+        }
+        Ok(made)
+    }
+
+    /// The code.
+    pub(crate) fn summary(&self) -> TreeSummary {
+        self.seen
+    }
+
+    /// The layers merged; `None` without layers.
+    pub(crate) fn merged(&self) -> Option<TreeSummary> {
+        (!self.uses.is_empty()).then_some(self.seen)
     }
 
     /// Moves the trees to their places; one that is there already stays. The caller holds the home's lock.
@@ -153,6 +179,11 @@ impl StagedTrees {
         }
         Ok(())
     }
+}
+
+fn unpack(staging: &Staging, name: &str, source: &CodeSource) -> Result<TreeSummary, StoreError> {
+    let explain = |error| StoreError::Code { path: source.path().to_owned(), source: error };
+    stage(staging, name, |tree| source.unpack(tree), explain)
 }
 
 fn stage(
@@ -186,22 +217,6 @@ impl Store {
             return Err(StoreError::Damaged { path: folder.join(MANIFEST), problem });
         }
         Ok(OpenTree { directory, path: folder.join(TREE), summary: record.tree, lease })
-    }
-
-    /// Discards the trees that no function has. The caller holds the home's lock. Does nothing when a function's record
-    /// can't be read, since its trees are then unknown.
-    pub(crate) fn collect_trees(&self) -> Result<(), StoreError> {
-        let records: Result<Vec<Function>, _> =
-            self.functions()?.into_iter().map(|(_, record)| record).collect();
-        let Ok(records) = records else { return Ok(()) };
-        let needed: std::collections::HashSet<TreeDigest> =
-            records.iter().flat_map(Function::trees).collect();
-        for digest in names(&self.trees(), |name| name.parse::<TreeDigest>().ok())? {
-            if !needed.contains(&digest) {
-                discard(self, &self.trees().join(digest.to_string()))?;
-            }
-        }
-        Ok(())
     }
 }
 

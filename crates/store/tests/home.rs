@@ -7,9 +7,11 @@ use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
+use registry::Status;
 use store::{
-    CodeSource, Environment, Function, FunctionConfig, FunctionName, Handler, MemoryMegabytes, NewFunction,
-    Revision, RuntimeName, RuntimeOrigin, SettingProblem, Store, StoreError, TimeoutSeconds, WhenPresent,
+    CodeSource, Environment, Function, FunctionConfig, FunctionName, Handler, MemoryMegabytes, NewCode,
+    NewFunction, NewLayer, Revision, RuntimeName, RuntimeOrigin, SettingProblem, Settings, Store, StoreError,
+    TimeoutSeconds, TmpMegabytes, Version, WhenPresent,
 };
 
 struct Home {
@@ -87,9 +89,18 @@ fn new(text: &str, code: CodeSource, layers: Vec<CodeSource>) -> NewFunction {
         handler: Handler::try_from("app.handler".to_owned()).unwrap(),
         memory: MemoryMegabytes::DEFAULT,
         timeout: TimeoutSeconds::DEFAULT,
+        tmp: TmpMegabytes::DEFAULT,
         environment: Environment::default(),
     };
-    NewFunction { name: name(text), config, code, layers }
+    NewFunction {
+        name: name(text),
+        config,
+        settings: Settings::default(),
+        code,
+        layers: layers.into_iter().map(NewLayer::Files).collect(),
+        tags: BTreeMap::new(),
+        status: Status::active(),
+    }
 }
 
 #[test]
@@ -280,7 +291,10 @@ fn a_zip_that_is_refused_leaves_nothing_behind() {
     let code = CodeSource::detect(&path).unwrap();
     let refused = home.store.create_function(&new("f", code, Vec::new()), WhenPresent::Refuse);
     assert!(matches!(refused, Err(StoreError::Code { .. })), "{refused:?}");
-    assert_eq!((home.count("functions"), home.count("trees"), home.count("staging")), (0, 0, 0));
+    assert_eq!(
+        (home.store.functions().unwrap().len(), home.count("trees"), home.count("staging")),
+        (0, 0, 0)
+    );
 }
 
 #[test]
@@ -292,44 +306,75 @@ fn only_folders_and_zips_are_code() {
     assert!(CodeSource::detect(Path::new("/nonexistent/code")).is_err());
 }
 
-#[test]
-fn changed_files_and_damaged_records_are_found() {
-    let home = Home::new();
-    home.create("f", "x", WhenPresent::Refuse).unwrap();
-    home.create("g", "y", WhenPresent::Refuse).unwrap();
-    let path = home.store.open_function(&name("f")).unwrap().code.path;
-    fs::write(path.join("app.py"), "changed").unwrap();
-    assert!(matches!(home.store.verify_function(&name("f")), Err(StoreError::Changed { .. })));
-
-    let record = home.store.path().join("functions/f.json");
-    let text = fs::read_to_string(&record).unwrap().replace("app.handler", "app.hindler");
-    fs::write(&record, text).unwrap();
-    assert!(matches!(home.store.function(&name("f")), Err(StoreError::Damaged { .. })));
-    // The damaged one hides nobody, and nothing is collected while its trees are unknown.
-    let listed = home.store.functions().unwrap();
-    assert_eq!(listed.iter().map(|(_, record)| record.is_ok()).collect::<Vec<_>>(), [false, true]);
-    home.store.remove_function(&name("g")).unwrap();
-    assert_eq!(home.count("trees"), 2);
-    // A damaged function can be removed.
-    home.store.remove_function(&name("f")).unwrap();
-    assert_eq!(home.count("trees"), 0);
-
-    // A record under another function's name is not believed.
-    home.create("h", "z", WhenPresent::Refuse).unwrap();
-    fs::copy(home.store.path().join("functions/h.json"), home.store.path().join("functions/i.json")).unwrap();
-    assert!(matches!(home.store.function(&name("i")), Err(StoreError::Damaged { .. })));
+fn published(home: &Home, text: &str) -> (Function, bool) {
+    home.store.registry().publish(&name(text), |_| Ok::<_, StoreError>(()), |_| {}).unwrap()
 }
 
 #[test]
-fn a_crash_before_the_record_leaves_the_last_good_state() {
+fn a_version_keeps_its_code_and_snapshots_until_it_goes() {
     let home = Home::new();
     home.create("f", "one", WhenPresent::Refuse).unwrap();
-    // What a writer killed between its temporary file and the rename leaves.
-    fs::write(home.store.path().join("functions/f.json.0123.new"), "{\"sch").unwrap();
-    assert_eq!(home.store.functions().unwrap().len(), 1);
-    assert!(home.store.function(&name("f")).is_ok());
-    home.store.sweep().unwrap();
-    assert_eq!(home.count("functions"), 1);
+    let (first, is_new) = published(&home, "f");
+    assert_eq!((first.version, is_new), (Version::Number(1), true));
+    assert!(!published(&home, "f").1, "nothing has changed");
+    let open = home.store.open_version(&name("f"), Version::Number(1)).unwrap();
+    let latest = home.store.open_function(&name("f")).unwrap();
+    assert_ne!(open.revision(), latest.revision(), "a function sees its version");
+    let kept = home.snapshot(&name("f"), open.revision()).unwrap();
+    home.snapshot(&name("f"), latest.revision()).unwrap();
+
+    let code = NewCode { code: Some(home.code(&[("app.py", "two")])), layers: None };
+    home.store.update_function(&name("f"), &code, |_| Ok::<_, StoreError>(())).unwrap();
+    assert_eq!(home.count("trees"), 2, "the old code is a version's");
+    let left = home.store.snapshots(&name("f")).unwrap();
+    assert_eq!(left.iter().map(|snapshot| &snapshot.id).collect::<Vec<_>>(), [&kept.id]);
+    let stale = home.snapshot(&name("f"), latest.revision());
+    assert!(matches!(stale, Err(StoreError::Outdated(_))), "{stale:?}");
+    assert_eq!(published(&home, "f").0.version, Version::Number(2));
+
+    drop((open, latest));
+    assert!(home.store.remove_version(&name("f"), 1).unwrap());
+    assert!(!home.store.remove_version(&name("f"), 1).unwrap());
+    assert_eq!((home.count("trees"), home.store.snapshots(&name("f")).unwrap().len()), (1, 0));
+    let gone = home.store.open_version(&name("f"), Version::Number(1));
+    assert!(matches!(gone, Err(StoreError::NoVersion { .. })));
+}
+
+#[test]
+fn a_refused_update_changes_nothing() {
+    let home = Home::new();
+    let before = home.create("f", "one", WhenPresent::Refuse).unwrap();
+    let code = NewCode { code: Some(home.code(&[("app.py", "two")])), layers: None };
+    let refuse = |_: &mut Function| Err(StoreError::NoHome);
+    assert!(matches!(home.store.update_function(&name("f"), &code, refuse), Err(StoreError::NoHome)));
+    assert_eq!(home.store.function(&name("f")).unwrap(), before);
+    assert_eq!((home.count("trees"), home.count("staging")), (1, 0));
+}
+
+#[test]
+fn an_archive_can_be_read_again_as_it_was() {
+    let home = Home::new();
+    let path = home.folder.path().join("code.zip");
+    let mut zip = zip::ZipWriter::new(fs::File::create(&path).unwrap());
+    zip.start_file("app.py", zip::write::SimpleFileOptions::default()).unwrap();
+    zip.write_all(b"x").unwrap();
+    zip.finish().unwrap();
+    let code = CodeSource::detect(&path).unwrap();
+    let function = home.store.create_function(&new("f", code, Vec::new()), WhenPresent::Refuse).unwrap();
+    let mut kept = Vec::new();
+    home.store.open_package(&function.package.sha256).unwrap().read_to_end(&mut kept).unwrap();
+    assert_eq!(kept, fs::read(&path).unwrap());
+    home.store.remove_function(&name("f")).unwrap();
+    assert_eq!(home.count("packages"), 0);
+}
+
+#[test]
+fn changed_files_are_found() {
+    let home = Home::new();
+    home.create("f", "x", WhenPresent::Refuse).unwrap();
+    let path = home.store.open_function(&name("f")).unwrap().code.path;
+    fs::write(path.join("app.py"), "changed").unwrap();
+    assert!(matches!(home.store.verify_function(&name("f")), Err(StoreError::Changed { .. })));
 }
 
 #[test]
@@ -348,5 +393,6 @@ fn several_writers_do_not_disturb_each_other() {
             });
         }
     });
-    assert_eq!((home.count("trees"), home.count("functions"), home.count("staging")), (0, 0, 0));
+    let functions = home.store.functions().unwrap().len();
+    assert_eq!((home.count("trees"), functions, home.count("staging")), (0, 0, 0));
 }

@@ -1,9 +1,14 @@
 //! `faasnap function`.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
 use anyhow::Result;
-use store::{CodeSource, Function, FunctionConfig, FunctionName, NewFunction, Store, WhenPresent};
+use registry::Status;
+use store::{
+    CodeSource, Function, FunctionConfig, FunctionName, NewFunction, NewLayer, Settings, Store, TmpMegabytes,
+    WhenPresent,
+};
 
 use super::{Outcome, verified};
 use crate::args::{CreateFunction, FunctionCommand, OutputArguments, environment};
@@ -32,10 +37,18 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
             handler: arguments.handler,
             memory: arguments.memory,
             timeout: arguments.timeout,
+            tmp: TmpMegabytes::DEFAULT,
             environment: environment(arguments.environment)?,
         },
         code: CodeSource::detect(&arguments.code)?,
-        layers: arguments.layers.iter().map(|layer| CodeSource::detect(layer)).collect::<Result<_, _>>()?,
+        settings: Settings::default(),
+        layers: arguments
+            .layers
+            .iter()
+            .map(|layer| CodeSource::detect(layer).map(NewLayer::Files))
+            .collect::<Result<_, _>>()?,
+        tags: BTreeMap::new(),
+        status: Status::active(),
     };
     let when = if arguments.replace { WhenPresent::Replace } else { WhenPresent::Refuse };
     let function = store.create_function(&new, when)?;
@@ -100,14 +113,14 @@ fn describe(store: &Store, function: &Function) -> Result<String> {
     let config = &function.config;
     let mut lines = vec![
         format!("name      {}", function.name),
-        format!("modified  {}", time(function.modified)),
+        format!("modified  {}", time(function.modified_ms / 1000)),
         format!("runtime   {}", config.runtime),
         format!("handler   {}", config.handler),
         format!("memory    {} MB", config.memory),
         format!("timeout   {} s", config.timeout),
     ];
-    let trees =
-        std::iter::once(("code", &function.code)).chain(function.layers.iter().map(|layer| ("layer", layer)));
+    let trees = std::iter::once(("code", &function.code))
+        .chain(function.layers.iter().map(|layer| ("layer", &layer.tree)));
     for (what, tree) in trees {
         let digest = tree.digest.short(16);
         lines.push(format!("{what:<9} {digest}, {}, {}", bytes(tree.bytes), count(tree.entries, "file")));

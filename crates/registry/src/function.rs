@@ -6,7 +6,9 @@ use file_tree::{TreeDigest, TreeSummary};
 use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
-use crate::names::{FunctionName, RuntimeName};
+use crate::names::{FunctionName, RuntimeName, Version};
+use crate::settings::Settings;
+use crate::state::Status;
 
 /// Layers that a function may have: AWS Lambda's limit.
 pub const MAX_LAYERS: usize = 5;
@@ -23,6 +25,9 @@ pub enum SettingProblem {
     /// A handler that Lambda would refuse.
     #[error("{0:?} can't be a handler: use 1 to 128 characters without blanks, such as app.handler")]
     Handler(String),
+    /// Temporary storage out of range.
+    #[error("a function can have 512 to 10240 MB of /tmp, not {0}")]
+    Tmp(u32),
     /// Too many layers.
     #[error("a function can have 5 layers, not {0}")]
     Layers(usize),
@@ -113,6 +118,44 @@ impl fmt::Display for TimeoutSeconds {
     }
 }
 
+/// The size of a function's `/tmp` in MB (1 MB is 2^20 bytes), 512 to 10240.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct TmpMegabytes(u32);
+
+impl TmpMegabytes {
+    /// AWS Lambda's default.
+    pub const DEFAULT: Self = Self(512);
+
+    /// The number of MB.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The same in bytes.
+    pub const fn bytes(self) -> u64 {
+        (self.0 as u64) << 20
+    }
+}
+
+impl TryFrom<u32> for TmpMegabytes {
+    type Error = SettingProblem;
+
+    fn try_from(megabytes: u32) -> Result<Self, SettingProblem> {
+        if (512..=10240).contains(&megabytes) {
+            Ok(Self(megabytes))
+        } else {
+            Err(SettingProblem::Tmp(megabytes))
+        }
+    }
+}
+
+impl From<TmpMegabytes> for u32 {
+    fn from(tmp: TmpMegabytes) -> Self {
+        tmp.0
+    }
+}
+
 /// What the runtime is told to call: `_HANDLER`. For Python `module.function`; a plain bootstrap reads it as it likes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -149,7 +192,7 @@ impl fmt::Display for Handler {
     }
 }
 
-/// What a user chose about a function.
+/// What an instance of a function depends on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FunctionConfig {
     /// The root file system that it runs in.
@@ -160,32 +203,80 @@ pub struct FunctionConfig {
     pub memory: MemoryMegabytes,
     /// Time for one invocation.
     pub timeout: TimeoutSeconds,
+    /// The size of `/tmp`.
+    pub tmp: TmpMegabytes,
     /// Its own environment variables.
     pub environment: Environment,
 }
 
-/// A stored function.
+/// The archive that code or a layer came in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Package {
+    /// SHA-256 of the archive in base64, as AWS Lambda shows it. Of a folder, which never was an archive, its tree's digest.
+    pub sha256: String,
+    /// Bytes of the archive; of a folder, of its files.
+    pub bytes: u64,
+    /// Whether the archive itself was kept and can be downloaded.
+    pub kept: bool,
+}
+
+/// A layer of a function.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LayerUse {
+    /// The layer version's ARN; `None` for a layer that was given as a file.
+    pub arn: Option<String>,
+    /// Bytes of its archive.
+    pub package_bytes: u64,
+    /// Its files.
+    #[serde(flatten)]
+    pub tree: TreeSummary,
+}
+
+/// One version of a function, as it is stored.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Function {
     /// Its name.
     pub name: FunctionName,
-    /// What the user chose.
+    /// Which version this is.
+    pub version: Version,
+    /// What its instances depend on.
     pub config: FunctionConfig,
+    /// Everything else that a user chose.
+    pub settings: Settings,
     /// The code, seen at /var/task.
     pub code: TreeSummary,
+    /// The archive of the code.
+    pub package: Package,
     /// The layers in order; a later one's files win.
-    pub layers: Vec<TreeSummary>,
+    pub layers: Vec<LayerUse>,
     /// The layers merged, seen at /opt; `None` without layers.
     pub merged_layers: Option<TreeSummary>,
-    /// When this record was written, in seconds since 1970.
-    pub modified: u64,
+    /// What it is fit for.
+    pub status: Status,
+    /// Changes with every write.
+    pub revision_id: String,
+    /// When it was last changed by a user, in milliseconds since 1970.
+    pub modified_ms: u64,
 }
 
 impl Function {
-    /// Every tree that has to stay as long as the function does.
-    pub(crate) fn trees(&self) -> impl Iterator<Item = TreeDigest> {
-        let layers = self.layers.iter().chain(&self.merged_layers).map(|tree| tree.digest);
-        std::iter::once(self.code.digest).chain(layers)
+    /// Every tree that has to stay as long as this version does.
+    pub fn trees(&self) -> impl Iterator<Item = TreeDigest> {
+        let layers = self.layers.iter().map(|layer| layer.tree.digest);
+        let merged = self.merged_layers.iter().map(|tree| tree.digest);
+        std::iter::once(self.code.digest).chain(layers).chain(merged)
+    }
+
+    /// Whether another version has the same code and configuration: publishing it again would make no new version.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        let layers =
+            |function: &Self| function.layers.iter().map(|layer| layer.tree.digest).collect::<Vec<_>>();
+        let settings = |function: &Self| Settings { description: String::new(), ..function.settings.clone() };
+        self.config == other.config
+            && self.code.digest == other.code.digest
+            && self.package.sha256 == other.package.sha256
+            && layers(self) == layers(other)
+            && settings(self) == settings(other)
     }
 }
 

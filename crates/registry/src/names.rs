@@ -24,6 +24,20 @@ pub enum NameProblem {
         /// What was given.
         name: String,
     },
+    /// A layer's name.
+    #[error(
+        "{name:?} can't be a layer's name: use 1 to 140 of the characters a-z, A-Z, 0-9, '-' and '_', as AWS Lambda does"
+    )]
+    Layer {
+        /// What was given.
+        name: String,
+    },
+    /// A version.
+    #[error("{name:?} is no version: write $LATEST or a number")]
+    Version {
+        /// What was given.
+        name: String,
+    },
     /// A snapshot's identifier.
     #[error(
         "{name:?} is no snapshot identifier: they look like 3f9a1c20-2 and `faasnap snapshot list` shows them"
@@ -104,6 +118,14 @@ name!(
 );
 
 name!(
+    /// A layer's name: 1 to 140 of `[a-zA-Z0-9-_]`, the rule of AWS Lambda's PublishLayerVersion.
+    LayerName,
+    Layer,
+    |name| (1..=140).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+);
+
+name!(
     /// A snapshot of one function: eight hexadecimal digits of the function's revision, `-`, and a number that grows.
     SnapshotId,
     Snapshot,
@@ -118,7 +140,10 @@ name!(
 
 impl SnapshotId {
     /// The identifier of the snapshot `number` of a revision.
-    pub(crate) fn new(revision: &str, number: u32) -> Result<Self, NameProblem> {
+    ///
+    /// # Errors
+    /// [`NameProblem::Snapshot`] when `revision` is not eight hexadecimal digits or `number` is 0.
+    pub fn new(revision: &str, number: u32) -> Result<Self, NameProblem> {
         format!("{revision}-{number}").parse()
     }
 
@@ -130,6 +155,67 @@ impl SnapshotId {
     /// Later snapshots of a function have larger numbers.
     pub fn number(&self) -> u32 {
         self.0.split_once('-').and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// A version of a function: `$LATEST`, which can be changed, or a published one, which can't.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Version {
+    /// `$LATEST`.
+    Latest,
+    /// A published version, from 1 on.
+    Number(u64),
+}
+
+impl Version {
+    /// The number that stands for it in the registry: 0 for `$LATEST`.
+    pub(crate) const fn number(self) -> u64 {
+        match self {
+            Self::Latest => 0,
+            Self::Number(number) => number,
+        }
+    }
+}
+
+impl FromStr for Version {
+    type Err = NameProblem;
+
+    fn from_str(text: &str) -> Result<Self, NameProblem> {
+        let number = || match text.as_bytes() {
+            // No version has 18 digits, and SQLite's integers have room for them.
+            [b'1'..=b'9', rest @ ..] if rest.len() < 18 && rest.iter().all(u8::is_ascii_digit) => {
+                text.parse().ok()
+            }
+            _ => None,
+        };
+        match text {
+            "$LATEST" => Ok(Self::Latest),
+            _ => number().map(Self::Number).ok_or_else(|| NameProblem::Version { name: shown(text) }),
+        }
+    }
+}
+
+impl TryFrom<String> for Version {
+    type Error = NameProblem;
+
+    fn try_from(text: String) -> Result<Self, NameProblem> {
+        text.parse()
+    }
+}
+
+impl From<Version> for String {
+    fn from(version: Version) -> Self {
+        version.to_string()
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => formatter.pad("$LATEST"),
+            Self::Number(number) => fmt::Display::fmt(number, formatter),
+        }
     }
 }
 
@@ -164,6 +250,16 @@ mod tests {
             ["0123abcd", "0123abcd-", "0123abcd-0", "0123abcd-01", "0123ABCD-1", "0123abcd-1/..", "x-1"]
         {
             assert!(bad.parse::<SnapshotId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_are_latest_or_numbers() {
+        assert_eq!("$LATEST".parse(), Ok(Version::Latest));
+        assert_eq!("12".parse(), Ok(Version::Number(12)));
+        assert_eq!(Version::Number(12).to_string(), "12");
+        for bad in ["", "0", "01", "-1", "latest", "1a", "9999999999999999999"] {
+            assert!(bad.parse::<Version>().is_err(), "{bad}");
         }
     }
 

@@ -1,0 +1,28 @@
+//! What no record names any more goes.
+
+use file_tree::TreeDigest;
+
+use crate::error::StoreError;
+use crate::home::{Store, names};
+use crate::packages;
+use crate::staging::discard;
+
+impl Store {
+    /// Discards the trees and packages that no version and no layer has. The caller holds the home's lock.
+    pub(crate) fn collect(&self) -> Result<(), StoreError> {
+        let needed = self.registry().digests_in_use()?;
+        for digest in names(&self.trees(), |name| name.parse::<TreeDigest>().ok())? {
+            if !needed.contains(&digest.to_string()) {
+                discard(self, &self.trees().join(digest.to_string()))?;
+            }
+        }
+        let kept: std::collections::HashSet<String> =
+            needed.iter().filter_map(|digest| packages::file_name(digest)).collect();
+        for name in names(&self.packages(), |name| Some(name.to_owned()))? {
+            if !kept.contains(&name) {
+                discard(self, &self.packages().join(name))?;
+            }
+        }
+        Ok(())
+    }
+}
