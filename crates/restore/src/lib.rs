@@ -16,6 +16,7 @@ mod layout;
 mod loader;
 mod loading_set;
 mod mapper;
+mod page_cache;
 mod picture;
 mod plan;
 mod reap;
@@ -36,6 +37,7 @@ pub use loading_set::{
     CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
     PlacedRegion, learn_disks,
 };
+pub use page_cache::drop_cached;
 pub use picture::MemoryPicture;
 pub use plan::{MapStep, RestorePlan};
 pub use recorder::RecordError;

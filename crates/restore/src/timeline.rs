@@ -48,6 +48,8 @@ pub enum Phase {
     FirstExit,
     /// The guest ran until the function's answer was complete.
     Answered,
+    /// The answer came back to whoever sent the request.
+    Returned,
     /// The instance was torn down.
     TornDown,
 }
@@ -71,6 +73,7 @@ impl fmt::Display for Phase {
             Self::Initialised => "initialised",
             Self::FirstExit => "first exit",
             Self::Answered => "answered",
+            Self::Returned => "returned",
             Self::TornDown => "torn down",
         })
     }

@@ -1,9 +1,10 @@
 //! `faasnap invoke`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
-use restore::RestoreStrategy;
+use clap::{ArgAction, Args, ValueEnum};
+use restore::{RestoreStrategy, Technique};
 use store::FunctionName;
 
 /// Where an instance comes from.
@@ -13,6 +14,33 @@ pub(crate) enum From {
     Cold,
     /// Restore its latest snapshot
     Snapshot,
+}
+
+/// The way to an answer: from a boot, from an instance that has answered before, or by a restore strategy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// Boot and initialise.
+    Cold,
+    /// An instance that was invoked before; that first call is not shown.
+    Warm,
+    /// Restore.
+    Restored(RestoreStrategy),
+}
+
+impl FromStr for Way {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "cold" => Ok(Self::Cold),
+            "warm" => Ok(Self::Warm),
+            other => other.parse().map(Self::Restored).map_err(|_| {
+                format!(
+                    "\"{other}\" is not a strategy: use warm, cold, on-demand, cached, reap, faasnap or eager"
+                )
+            }),
+        }
+    }
 }
 
 /// The event that the function is given.
@@ -44,8 +72,11 @@ Examples:
   faasnap invoke hello
   faasnap invoke hello --payload '{\"name\": \"world\"}'
   faasnap invoke hello --payload @event.json --from cold --log
-  faasnap invoke hello --from snapshot --strategy faasnap --record --timeline
-  faasnap invoke hello --repeat 2 --timeline          a warm call
+  faasnap invoke hello --timeline                              what the time went into
+  faasnap invoke hello --strategy warm --timeline              a second call of the same instance
+  faasnap invoke hello --strategy reap --timeline              by another restore strategy
+  faasnap invoke hello --without concurrent-paging,populate    FaaSnap without some of its techniques
+  faasnap invoke hello --restores 20 --drop-cache              medians of 20 cold starts from disk
   generate-event | faasnap invoke hello --payload -")]
 pub(crate) struct InvokeArguments {
     /// The function
@@ -59,15 +90,39 @@ pub(crate) struct InvokeArguments {
     /// Show the function's log, with Lambda's START, END and REPORT lines, on standard error
     #[arg(long)]
     pub(crate) log: bool,
-    /// How memory comes back from the snapshot: on-demand, cached, reap, faasnap or eager [default: on-demand]
+    /// How the answer comes about: warm, cold, or by restoring with on-demand, cached, reap, faasnap or eager [default:
+    /// faasnap when there is a snapshot, else cold]
     #[arg(long, value_name = "STRATEGY")]
-    pub(crate) strategy: Option<RestoreStrategy>,
-    /// Record the pages that this invocation touches, when the strategy (reap or faasnap) has no recording to go by
-    #[arg(long, requires = "strategy")]
+    pub(crate) strategy: Option<Way>,
+    /// Leave techniques of the faasnap strategy out: per-region-mapping, loading-set-file, weighing, concurrent-paging,
+    /// populate, private-ahead, fresh-ahead
+    #[arg(long, value_name = "TECHNIQUES", value_delimiter = ',')]
+    pub(crate) without: Vec<Technique>,
+    /// Whether a fault on the memory file reads one page (true) or the device's readahead window (false) [default: true for
+    /// faasnap, else false]
+    #[arg(long, value_name = "BOOL", action = ArgAction::Set)]
+    pub(crate) random_access: Option<bool>,
+    /// Record the pages that this invocation touches even when there is a recording, and add them to it
+    #[arg(long, conflicts_with = "no_record")]
     pub(crate) record: bool,
+    /// Record nothing, even when the strategy has no recording to go by
+    #[arg(long)]
+    pub(crate) no_record: bool,
+    /// Compare all of memory with the snapshot, before the guest runs and after its invocation; fail on a wrong page
+    #[arg(long, conflicts_with = "record")]
+    pub(crate) verify_memory: bool,
     /// Invoke it so many times in the same instance: all but the first find it warm, and what is shown is the last
     #[arg(long, value_name = "TIMES", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
+    /// Restore it so many times, each time in a worker of its own that was ready before, and show what the time went into
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["repeat", "timeline", "record"])]
+    pub(crate) restores: Option<u32>,
+    /// With --restores: drop the snapshot's files from the page cache before each
+    #[arg(long, requires = "restores")]
+    pub(crate) drop_cache: bool,
+    /// With --restores: start each worker with the request
+    #[arg(long, requires = "restores")]
+    pub(crate) no_spare: bool,
     /// Show on standard error what the time from request to answer went into
     #[arg(long)]
     pub(crate) timeline: bool,
@@ -108,6 +163,12 @@ mod tests {
         assert_eq!((cold.from, cold.log), (Some(From::Cold), true));
         assert_eq!(parse("f --from snapshot").unwrap().from, Some(From::Snapshot));
         assert!(parse("f --from warm").is_err());
+        assert_eq!(parse("f --strategy warm").unwrap().strategy, Some(Way::Warm));
+        let reap = parse("f --strategy reap --without populate,weighing").unwrap();
+        assert_eq!(reap.strategy, Some(Way::Restored(RestoreStrategy::Reap)));
+        assert_eq!(reap.without, [Technique::Populate, Technique::Weighing]);
+        assert!(parse("f --strategy hot").unwrap_err().to_string().contains("use warm, cold, on-demand"));
+        assert!(parse("f --drop-cache").is_err());
         assert_eq!(parse("hello").unwrap().name.as_str(), "hello");
         assert!(parse("a/b").is_err());
     }

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::ExecArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};
-pub(crate) use invoke::{From, InvokeArguments, Payload};
+pub(crate) use invoke::{From, InvokeArguments, Payload, Way};
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
 pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};
 pub(crate) use values::environment;

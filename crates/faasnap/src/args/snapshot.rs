@@ -1,5 +1,6 @@
 //! `faasnap snapshot`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
@@ -33,6 +34,7 @@ impl FromStr for SnapshotReference {
 Examples:
   faasnap snapshot create hello
   faasnap snapshot list hello
+  faasnap snapshot show hello --svg memory.svg
   faasnap snapshot verify hello
   faasnap snapshot rm hello@3f9a1c20-1")]
 pub(crate) enum SnapshotCommand {
@@ -46,10 +48,13 @@ pub(crate) enum SnapshotCommand {
         #[command(flatten)]
         output: OutputArguments,
     },
-    /// Show what a snapshot holds
+    /// Show what a snapshot holds, and draw its memory by page class
     Show {
         /// FUNCTION for its latest snapshot, or FUNCTION@ID
         snapshot: SnapshotReference,
+        /// Write the picture of memory as an SVG document to this file
+        #[arg(long, value_name = "FILE")]
+        svg: Option<PathBuf>,
         #[command(flatten)]
         output: OutputArguments,
     },

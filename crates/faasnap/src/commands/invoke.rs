@@ -16,7 +16,7 @@ use uuid::Uuid;
 use worker_protocol::{Answer, Exit, Failure, FailureKind, Health, Invoke, Record};
 
 use super::Outcome;
-use crate::args::{From, InvokeArguments, Payload};
+use crate::args::{From, InvokeArguments, Payload, Way};
 use crate::output::{log_sink, note, print_json};
 
 /// What `--json` prints.
@@ -43,21 +43,16 @@ enum Answered<'a> {
 
 pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome> {
     let payload = payload(&arguments.payload)?;
+    if let Some(times) = arguments.restores {
+        return super::restores::run(store, arguments, times, &payload);
+    }
     let timeline = Timeline::start();
+    // It makes its machine while the function's files are opened here.
+    let worker = SpareWorker::start()?;
     let function = store.open_function(&arguments.name)?;
-    let snapshot = match arguments.from {
-        Some(From::Cold) => None,
-        Some(From::Snapshot) => match find(store, &function)? {
-            Some(found) => Some(found),
-            None => bail!(
-                "function {0} has no snapshot that fits it as it is now: run `faasnap snapshot create {0}`",
-                arguments.name
-            ),
-        },
-        None => find(store, &function)?,
-    };
+    let way = Chosen::new(store, &function, arguments)?;
     let request_id = Uuid::new_v4().to_string();
-    let answered = invoke(arguments, &function, snapshot.as_ref(), timeline, &request_id, payload);
+    let answered = invoke(worker, arguments, &function, &way, timeline, &request_id, payload);
     let (payload, failed, details) = match answered {
         Ok((answer, timeline)) => {
             let failed = answer.ending.is_function_error();
@@ -69,14 +64,91 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
             Err(error) => return Err(error),
         },
     };
-    let from = if snapshot.is_some() { "snapshot" } else { "cold" };
-    show(arguments, &request_id, &payload, failed, from, details)?;
+    show(arguments, &request_id, &payload, failed, &way, details)?;
     Ok(if failed { Outcome::Negative } else { Outcome::Good })
+}
+
+/// Where the instance comes from, and how.
+struct Chosen {
+    /// The snapshot that is restored; without one the function is booted.
+    snapshot: Option<(SnapshotEntry, Lease)>,
+    options: RestoreOptions,
+    /// How often the instance is invoked; the last call is the one that is shown.
+    calls: u32,
+}
+
+impl Chosen {
+    fn new(store: &Store, function: &OpenFunction, arguments: &InvokeArguments) -> Result<Self> {
+        let restores = matches!(arguments.strategy, Some(Way::Restored(_)));
+        let snapshot = match (arguments.from, arguments.strategy) {
+            (Some(From::Cold), Some(Way::Restored(strategy))) => {
+                bail!("{strategy} restores a snapshot, --from cold boots: leave one of them out")
+            }
+            (Some(From::Snapshot), Some(Way::Cold)) => {
+                bail!("--strategy cold boots, --from snapshot restores: leave one of them out")
+            }
+            (Some(From::Cold), _) | (_, Some(Way::Cold)) => None,
+            (Some(From::Snapshot), _) => Some(existing(store, function)?),
+            (None, _) if restores => Some(existing(store, function)?),
+            (None, _) => find(store, function)?,
+        };
+        let mut options = restore_options(arguments);
+        let warm = arguments.strategy == Some(Way::Warm);
+        let calls = if warm { arguments.repeat.max(2) } else { arguments.repeat };
+        if calls > 1 {
+            // A recorded instance ends with its first call.
+            if arguments.record {
+                bail!("--record is about an instance's first call, and this asks for a later one");
+            }
+            options.record = Record::No;
+        }
+        if snapshot.is_none() && (options.verify || arguments.record || !arguments.without.is_empty()) {
+            bail!("--verify-memory, --record and --without are about restoring a snapshot, and this boots");
+        }
+        Ok(Self { snapshot, options, calls })
+    }
+
+    fn name(&self) -> &'static str {
+        match &self.snapshot {
+            Some(_) => "snapshot",
+            None => "cold",
+        }
+    }
+}
+
+/// How a snapshot is to be restored.
+pub(super) fn restore_options(arguments: &InvokeArguments) -> RestoreOptions {
+    RestoreOptions {
+        strategy: match arguments.strategy {
+            Some(Way::Restored(strategy)) => strategy,
+            _ => RestoreStrategy::default(),
+        },
+        without: arguments.without.clone(),
+        random_access: arguments.random_access,
+        record: if arguments.record {
+            Record::Again
+        } else if arguments.no_record || arguments.verify_memory {
+            Record::No
+        } else {
+            Record::IfNeeded
+        },
+        verify: arguments.verify_memory,
+    }
 }
 
 fn find(store: &Store, function: &OpenFunction) -> Result<Option<(SnapshotEntry, Lease)>> {
     let Some(entry) = store.current_snapshot(function)? else { return Ok(None) };
     Ok(Some(store.open_snapshot(&function.function.name, &entry.id)?))
+}
+
+/// The function's snapshot, which must be there.
+pub(super) fn existing(store: &Store, function: &OpenFunction) -> Result<(SnapshotEntry, Lease)> {
+    let name = &function.function.name;
+    find(store, function)?.with_context(|| {
+        format!(
+            "function {name} has no snapshot that fits it as it is now: run `faasnap snapshot create {name}`"
+        )
+    })
 }
 
 fn payload(payload: &Payload) -> Result<Vec<u8>> {
@@ -92,42 +164,44 @@ fn payload(payload: &Payload) -> Result<Vec<u8>> {
 }
 
 fn invoke(
+    worker: SpareWorker,
     arguments: &InvokeArguments,
     function: &OpenFunction,
-    snapshot: Option<&(SnapshotEntry, Lease)>,
+    way: &Chosen,
     timeline: Timeline,
     request_id: &str,
     payload: Vec<u8>,
 ) -> Result<(Answer, Timeline)> {
-    let role = Role::latest(snapshot.is_some());
-    let mut worker = SpareWorker::start()?.configure(function, &role, log_sink(arguments.log), timeline)?;
-    match snapshot {
+    let role = Role::latest(way.snapshot.is_some());
+    let mut worker = worker.configure(function, &role, log_sink(arguments.log), timeline)?;
+    let first = invocation(function, request_id, &payload);
+    let mut answer = match &way.snapshot {
         Some((entry, _lease)) => {
-            let record = if arguments.record { Record::IfNeeded } else { Record::No };
-            let strategy = arguments.strategy.unwrap_or(RestoreStrategy::OnDemand);
-            let options = RestoreOptions { record, ..RestoreOptions::by(strategy) };
-            for warning in worker.restore(&entry.path, &options)?.warnings {
-                note(&warning);
-            }
+            let (restored, answer) = worker.restore_and_invoke(&entry.path, &way.options, first)?;
+            restored.warnings.iter().for_each(|warning| note(warning));
+            answer
         }
-        None => drop(worker.boot(INIT_LIMIT)?),
-    }
-    let mut answer = worker.invoke(invocation(function, request_id, &payload))?;
+        None => {
+            worker.boot(INIT_LIMIT)?;
+            worker.invoke(first)?
+        }
+    };
     let mut timeline = worker.timeline(&answer.timeline)?;
-    for _ in 1..arguments.repeat {
+    timeline.reached(Phase::Returned);
+    for _ in 1..way.calls {
         if answer.health != Health::Ready {
             bail!("the instance can't be invoked again: it ended with {:?}", answer.ending);
         }
         // Of a warm call only the way there and back is known.
         timeline = Timeline::start();
         answer = worker.invoke(invocation(function, &Uuid::new_v4().to_string(), &payload))?;
-        timeline.reached(Phase::Answered);
+        timeline.reached(Phase::Returned);
     }
     worker.stop()?;
     Ok((answer, timeline))
 }
 
-fn invocation(function: &OpenFunction, request_id: &str, payload: &[u8]) -> Invoke {
+pub(super) fn invocation(function: &OpenFunction, request_id: &str, payload: &[u8]) -> Invoke {
     let Function { name, config, .. } = &function.function;
     Invoke {
         request_id: request_id.to_owned(),
@@ -165,7 +239,7 @@ fn show(
     request_id: &str,
     payload: &[u8],
     failed: bool,
-    from: &'static str,
+    way: &Chosen,
     details: Option<(Answer, Timeline)>,
 ) -> Result<()> {
     let (answer, timeline) = details.unzip();
@@ -178,7 +252,7 @@ fn show(
                 Ok(json) => Answered::Json(json),
                 Err(_) => Answered::Text(String::from_utf8_lossy(payload).into_owned()),
             },
-            from,
+            from: way.name(),
             duration_ms: milliseconds(usage.duration),
             max_memory_bytes: usage.max_memory,
             timeline,

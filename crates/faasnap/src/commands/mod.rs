@@ -4,6 +4,7 @@ mod doctor;
 mod exec;
 mod function;
 mod invoke;
+mod restores;
 mod runtime;
 mod snapshot;
 mod snapshot_create;

@@ -1,22 +1,24 @@
 //! `faasnap snapshot`.
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use pages::PAGE_SIZE;
+use restore::{GuestLayout, LoadingSet, LoadingSetProblem, MemoryPicture, PageClasses, RestoreStrategy};
 use serde::Serialize;
 use snapshot::{MachineIdentity, Snapshot, SnapshotError};
 use store::{FunctionName, Lease, SnapshotEntry, Store, StoreError};
 
 use super::Outcome;
 use crate::args::{OutputArguments, SnapshotCommand, SnapshotReference};
-use crate::output::{Table, bytes, print, print_json, report, time};
+use crate::output::{Table, bytes, count, print, print_json, report, time};
 
 pub(super) fn run(store: &Store, command: SnapshotCommand) -> Result<Outcome> {
     match command {
         SnapshotCommand::Create(arguments) => super::snapshot_create::run(store, &arguments),
         SnapshotCommand::List { function, output } => list(store, function, &output),
-        SnapshotCommand::Show { snapshot, output } => show(store, &snapshot, &output),
+        SnapshotCommand::Show { snapshot, svg, output } => show(store, &snapshot, svg.as_deref(), &output),
         SnapshotCommand::Verify { snapshot, output } => verify(store, &snapshot, &output),
         SnapshotCommand::Rm { snapshots } => {
             for reference in &snapshots {
@@ -109,6 +111,10 @@ struct Shown {
     stored_bytes: u64,
     bytes_on_disk: u64,
     sections: Vec<ShownSection>,
+    /// Sizes of the page classes, in bytes.
+    classes: ShownClasses,
+    /// What was recorded, for the strategies that use recordings.
+    recordings: Vec<ShownRecording>,
     cpu: String,
     kernel: String,
     /// Why it can't be restored on this machine; empty when it can.
@@ -122,9 +128,63 @@ struct ShownSection {
     bytes: u64,
 }
 
-fn show(store: &Store, reference: &SnapshotReference, output: &OutputArguments) -> Result<Outcome> {
+/// Bytes of each page class.
+#[derive(Serialize)]
+struct ShownClasses {
+    /// Stored and recorded: brought in by the loader.
+    loading_set: u64,
+    /// Stored and not recorded: read when touched.
+    cold: u64,
+    /// Zero, and touched by the recorded invocation.
+    released: u64,
+    /// Zero and not touched.
+    unused: u64,
+}
+
+impl From<&PageClasses> for ShownClasses {
+    fn from(classes: &PageClasses) -> Self {
+        let PageClasses { loading, cold, released, unused } = classes;
+        let [loading_set, cold, released, unused] =
+            [loading, cold, released, unused].map(|pages| pages.count().bytes());
+        Self { loading_set, cold, released, unused }
+    }
+}
+
+/// One strategy's recording.
+#[derive(Serialize)]
+struct ShownRecording {
+    strategy: RestoreStrategy,
+    /// Why it can't be used; none when it can.
+    problem: Option<String>,
+    regions: usize,
+    bytes: u64,
+}
+
+impl ShownRecording {
+    fn of(strategy: RestoreStrategy, set: &Result<LoadingSet, LoadingSetProblem>) -> Self {
+        let problem = set.as_ref().err().map(ToString::to_string);
+        let (regions, pages) = set.as_ref().map_or((0, 0), |set| (set.regions().len(), set.page_count().0));
+        Self { strategy, problem, regions, bytes: pages * PAGE_SIZE }
+    }
+}
+
+fn show(
+    store: &Store,
+    reference: &SnapshotReference,
+    svg: Option<&Path>,
+    output: &OutputArguments,
+) -> Result<Outcome> {
     let (entry, _lease) = find(store, reference)?;
     let snapshot = Snapshot::open(&entry.path)?;
+    let layout = GuestLayout::from_snapshot(&snapshot)?;
+    let recorded = |strategy| LoadingSet::open(&snapshot, LoadingSet::file_name(strategy), &layout);
+    let (faasnap, reap) = (recorded(RestoreStrategy::FaaSnap), recorded(RestoreStrategy::Reap));
+    let set = faasnap.as_ref().ok();
+    let classes = PageClasses::of_loading_set(&layout, snapshot.stored_pages(), set);
+    let picture = MemoryPicture::new(snapshot.page_count(), &classes, set);
+    if let Some(path) = svg {
+        std::fs::write(path, picture.svg()).with_context(|| format!("writing {}", path.display()))?;
+    }
     let machine = &snapshot.manifest().machine;
     let here = MachineIdentity::of_this_machine().context("reading this machine's identity")?;
     let section = |(kind, version, bytes): (snapshot::SectionKind, u16, u64)| ShownSection {
@@ -142,6 +202,11 @@ fn show(store: &Store, reference: &SnapshotReference, output: &OutputArguments) 
         stored_bytes: snapshot.stored_pages().count().0 * PAGE_SIZE,
         bytes_on_disk: entry.bytes_on_disk,
         sections: snapshot.sections().map(section).collect(),
+        classes: (&classes).into(),
+        recordings: vec![
+            ShownRecording::of(RestoreStrategy::FaaSnap, &faasnap),
+            ShownRecording::of(RestoreStrategy::Reap, &reap),
+        ],
         cpu: format!("{} {}", machine.cpu_vendor, machine.cpu_model),
         kernel: machine.kernel_release.clone(),
         differences: machine.differences(&here),
@@ -149,7 +214,7 @@ fn show(store: &Store, reference: &SnapshotReference, output: &OutputArguments) 
     if output.json {
         print_json(&shown)?
     } else {
-        print(&describe(&shown))?
+        print(&format!("{}\n\n{picture}", describe(&shown)))?
     }
     Ok(Outcome::Good)
 }
@@ -170,6 +235,24 @@ fn describe(shown: &Shown) -> String {
     ];
     for section in &shown.sections {
         lines.push(format!("  {:<16}  version {}, {}", section.name, section.version, bytes(section.bytes)));
+    }
+    let ShownClasses { loading_set, cold, released, unused } = shown.classes;
+    lines.push("memory by page class".to_owned());
+    for (name, size, what) in [
+        ("loading set", loading_set, "stored and recorded: loaded while the function runs"),
+        ("cold", cold, "stored, not recorded: read when touched"),
+        ("released", released, "zero, touched by the recorded invocation"),
+        ("unused", unused, "zero, not touched"),
+    ] {
+        lines.push(format!("  {name:<12} {:>9}  {what}", bytes(size)));
+    }
+    lines.push("recordings".to_owned());
+    for ShownRecording { strategy, problem, regions, bytes: size } in &shown.recordings {
+        let what = match problem {
+            Some(problem) => problem.clone(),
+            None => format!("{} in {}", bytes(*size), count(*regions as u64, "region")),
+        };
+        lines.push(format!("  {strategy:<12} {what}"));
     }
     if !shown.differences.is_empty() {
         lines.push("can't be restored on this machine".to_owned());
