@@ -44,8 +44,7 @@ impl Deployed {
         automatic_snapshot: bool,
     ) -> Self {
         let revision = function.revision().digest();
-        let name = function.function.name.clone();
-        let key = Key(Arc::new(Identity { name, version: version.clone(), revision }));
+        let key = Key::new(function.function.name.clone(), version.clone(), revision);
         Self { function, version, arn, snap_start, automatic_snapshot, key }
     }
 
@@ -65,6 +64,10 @@ impl Deployed {
 }
 
 impl Key {
+    pub(crate) fn new(name: FunctionName, version: String, revision: TreeDigest) -> Self {
+        Self(Arc::new(Identity { name, version, revision }))
+    }
+
     pub(crate) fn name(&self) -> &FunctionName {
         &self.0.name
     }

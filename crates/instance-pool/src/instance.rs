@@ -15,11 +15,13 @@ use crate::connection::Connection;
 use crate::deployed::Deployed;
 use crate::fleet::InstanceId;
 use crate::log::InstanceLog;
-use crate::pool::Core;
+use crate::pool::{Core, count};
 use crate::start::{self, Born, NotBorn};
 
 /// How long an instance may take to end after it was asked to; a recording is written in that time.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+/// Instances that may be gone before they took an event, until its caller is told.
+const ATTEMPTS: u8 = 3;
 /// Pieces of a streamed answer that may wait for their reader.
 const PIECES: usize = 16;
 
@@ -28,6 +30,8 @@ const PIECES: usize = 16;
 pub(crate) struct Job {
     pub call: Call,
     pub answer: AnswerTo,
+    /// Instances that were gone before they took it.
+    pub attempts: u8,
 }
 
 /// Who waits for the answer. Whoever has gone away is not missed.
@@ -37,12 +41,12 @@ pub(crate) enum AnswerTo {
     Streaming(oneshot::Sender<Result<StreamingReply, Refused>>),
 }
 
-impl Job {
+impl AnswerTo {
     /// Answers with what is no stream.
-    pub fn answer(self, result: Result<Reply, Refused>) {
-        match self.answer {
-            AnswerTo::Whole(sender) => drop(sender.send(result)),
-            AnswerTo::Streaming(sender) => {
+    pub fn send(self, result: Result<Reply, Refused>) {
+        match self {
+            Self::Whole(sender) => drop(sender.send(result)),
+            Self::Streaming(sender) => {
                 let streaming = result.map(|reply| {
                     let (end, receiver) = oneshot::channel();
                     let content_type = reply.content_type.clone();
@@ -64,6 +68,7 @@ pub(crate) async fn live(
     timeline: Timeline,
     mut jobs: mpsc::UnboundedReceiver<Box<Job>>,
 ) {
+    let Some(permit) = core.may_start(id).await else { return };
     let log = InstanceLog::new(core.log.clone(), deployed.clone());
     let record = core.recordings.begin(deployed.key());
     let born = start::start(&core, &deployed, &log, timeline, record.is_some()).await;
@@ -71,8 +76,12 @@ pub(crate) async fn live(
         Ok(born) => born,
         Err(why) => return core.start_failed(id, &deployed, why),
     };
+    drop(permit);
     if matches!(start, Start::Booted { .. }) {
+        count(&core.counters.booted);
         core.snapshot_soon(&deployed);
+    } else {
+        count(&core.counters.restored);
     }
     core.ready(id);
     let mut instance = Instance { connection, deployed, log, start };
@@ -93,10 +102,25 @@ pub(crate) async fn live(
         };
         let Some(job) = job else { break };
         match instance.run(job, limit).await {
-            Ran::Sound => core.finished(id, true),
-            Ran::Unsound => core.finished(id, false),
-            Ran::Dead => return core.finished(id, false),
-            Ran::NotAtAll(job) => return core.returned(id, job),
+            // The instance is free before its caller hears: whoever calls again at once finds it.
+            Ran::Answered { sound, memory, answer } => {
+                core.finished(id, sound, Some(memory));
+                answer.send();
+            }
+            Ran::Dead(answer) => {
+                count(&core.counters.crashed);
+                core.finished(id, false, None);
+                return answer.send();
+            }
+            Ran::NotAtAll(mut job) if job.attempts < ATTEMPTS => {
+                job.attempts += 1;
+                return core.returned(id, job);
+            }
+            Ran::NotAtAll(job) => {
+                let reason = format!("{ATTEMPTS} workers in a row ended before they took the event");
+                job.answer.send(Err(Refused::NotStarted { reason }));
+                return core.finished(id, false, None);
+            }
         }
         limit = instance.deployed.timeout();
         instance.start = Start::Warm;
@@ -115,12 +139,10 @@ struct Instance {
 
 /// What became of a job and its instance.
 enum Ran {
-    /// The instance takes another one.
-    Sound,
-    /// The instance has to end.
-    Unsound,
+    /// It is done. The instance used `memory` bytes; when it is `sound`, it takes another one.
+    Answered { sound: bool, memory: u64, answer: Answered },
     /// The instance has ended, or does not answer.
-    Dead,
+    Dead(Answered),
     /// The event never reached the function.
     NotAtAll(Box<Job>),
 }
@@ -134,7 +156,7 @@ impl Instance {
         {
             return Ran::NotAtAll(job);
         }
-        let Job { call, answer } = *job;
+        let Job { call, answer, attempts } = *job;
         let mut receiver = Receiver::new(answer);
         let deadline = tokio::time::Instant::now() + limit + GRACE;
         loop {
@@ -150,26 +172,25 @@ impl Instance {
                     continue;
                 }
                 Ok(Heard::Answered(answer)) => {
-                    let sound = answer.health == Health::Ready;
+                    let (sound, memory) = (answer.health == Health::Ready, answer.usage.max_memory);
                     let reply = self.reply(&call, *answer);
-                    receiver.end(Ok(reply));
-                    return if sound { Ran::Sound } else { Ran::Unsound };
+                    return Ran::Answered { sound, memory, answer: Answered { receiver, reply } };
                 }
                 Ok(Heard::Failed(failure)) => failure.message,
                 Ok(Heard::Ended) => "the worker ended within an invocation".to_owned(),
                 Ok(other) => format!("the worker answered out of turn: {other:?}"),
                 Err(error) => start::chain(&error),
             };
-            if !self.log.has_started() {
-                if let Some(answer) = receiver.into_unstarted() {
-                    return Ran::NotAtAll(Box::new(Job { call, answer }));
+            receiver = match receiver {
+                Receiver::Waiting(answer) if !self.log.has_started() => {
+                    return Ran::NotAtAll(Box::new(Job { call, answer, attempts }));
                 }
-                return Ran::Dead;
-            }
+                started => started,
+            };
             tracing::error!(function = %self.deployed.name(), request = call.request_id, problem, "a worker failed");
             let outcome = Outcome::Sandbox { message: problem };
-            receiver.end(Ok(self.failed(&call, &outcome, Duration::ZERO)));
-            return Ran::Dead;
+            let reply = failed(&self.deployed, &self.log.take(), &call.request_id, &outcome, Duration::ZERO);
+            return Ran::Dead(Answered { receiver, reply });
         }
     }
 
@@ -201,10 +222,6 @@ impl Instance {
             max_memory: answer.usage.max_memory,
             timeline: timeline.map(Box::new),
         }
-    }
-
-    fn failed(&self, call: &Call, outcome: &Outcome, duration: Duration) -> Reply {
-        failed(&self.deployed, &self.log.take(), &call.request_id, outcome, duration)
     }
 
     /// Ends the instance in good order, so that a recording is kept.
@@ -282,37 +299,28 @@ impl Receiver {
         }
     }
 
-    fn end(self, result: Result<Reply, Refused>) {
+    fn end(self, reply: Reply) {
         match self {
-            Self::Waiting(answer) => answer_now(answer, result),
+            Self::Waiting(answer) => answer.send(Ok(reply)),
             Self::Streaming { pieces, end } => {
                 drop(pieces);
-                if let Ok(reply) = result {
-                    let _ = end.send(reply);
-                }
+                let _ = end.send(reply);
             }
             Self::Gone => {}
         }
     }
-
-    fn into_unstarted(self) -> Option<AnswerTo> {
-        match self {
-            Self::Waiting(answer) => Some(answer),
-            Self::Streaming { .. } | Self::Gone => None,
-        }
-    }
 }
 
-fn answer_now(answer: AnswerTo, result: Result<Reply, Refused>) {
-    let call = Call {
-        request_id: String::new(),
-        payload: Vec::new(),
-        invoked_function_arn: String::new(),
-        trace_id: None,
-        client_context: None,
-        tenant_id: None,
-    };
-    Job { call, answer }.answer(result);
+/// A reply on its way to whoever waits for it.
+struct Answered {
+    receiver: Receiver,
+    reply: Reply,
+}
+
+impl Answered {
+    fn send(self) {
+        self.receiver.end(self.reply);
+    }
 }
 
 fn invoke(call: &Call, timeout: Duration, streaming: bool) -> Invoke {

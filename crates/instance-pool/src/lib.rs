@@ -12,15 +12,19 @@
 //! Architecture invariant: links no KVM and no guest, knows no HTTP.
 #![forbid(unsafe_code)]
 
+mod admission;
 mod call;
 mod connection;
 mod deployed;
 mod fleet;
 mod instance;
 mod log;
+pub mod policy;
 mod pool;
 mod recordings;
 mod settings;
+pub mod simulation;
+mod spares;
 mod start;
 
 pub use call::{Call, Refused, Reply, SnapshotFailed, Start, StreamingReply, Throttle};

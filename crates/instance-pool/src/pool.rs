@@ -2,21 +2,27 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use restore::Timeline;
 use store::{FunctionName, SnapshotEntry, Store};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot};
 
-use crate::call::{Call, Refused, Reply, SnapshotFailed, StreamingReply};
+use crate::admission::Admission;
+use crate::call::{Call, Refused, Reply, SnapshotFailed, StreamingReply, Throttle};
 use crate::deployed::{Deployed, Key};
-use crate::fleet::{Action, Census, Fleet, InstanceId};
+use crate::fleet::{Action, Census, Fleet, InstanceId, NoInstance};
 use crate::instance::{self, AnswerTo, Job};
 use crate::log::{InstanceLog, LogReceiver};
 use crate::recordings::Recordings;
 use crate::settings::PoolSettings;
+use crate::spares::Spares;
 use crate::start::{self, NotBorn};
+
+/// Longest time between two looks at what has become due.
+const HOUSE_KEEPING: Duration = Duration::from_secs(1);
 
 /// Instances of functions. A handle; clones mean the same pool.
 #[derive(Clone)]
@@ -27,6 +33,37 @@ pub struct Pool(Arc<Core>);
 pub struct Statistics {
     /// Instances by what they do now.
     pub instances: Census,
+    /// Invocations that run or wait for an instance.
+    pub running: u32,
+    /// Worker processes without a function.
+    pub spare_workers: usize,
+    /// Since the beginning: instances that were booted.
+    pub booted: u64,
+    /// Since the beginning: instances that were restored.
+    pub restored: u64,
+    /// Since the beginning: instances that could not be started.
+    pub failed_starts: u64,
+    /// Since the beginning: instances without work that were ended to make room.
+    pub evicted: u64,
+    /// Since the beginning: workers that ended or fell silent within an invocation.
+    pub crashed: u64,
+    /// Since the beginning: snapshots that were taken.
+    pub snapshots: u64,
+}
+
+/// What happened since the beginning.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub booted: AtomicU64,
+    pub restored: AtomicU64,
+    pub failed_starts: AtomicU64,
+    pub crashed: AtomicU64,
+    pub snapshots: AtomicU64,
+}
+
+/// One more.
+pub(crate) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 /// What the tasks of a pool share.
@@ -35,6 +72,13 @@ pub(crate) struct Core {
     pub store: Store,
     pub log: Arc<dyn LogReceiver>,
     pub recordings: Recordings,
+    pub spares: Arc<Spares>,
+    pub counters: Counters,
+    admission: Admission,
+    /// For starting instances.
+    starts: Semaphore,
+    /// Instances and snapshots under way: each holds a clone.
+    alive: Arc<()>,
     state: Mutex<State>,
     /// Versions whose snapshot is being taken by the pool itself.
     snapshotting: Mutex<HashSet<Key>>,
@@ -61,12 +105,19 @@ impl Pool {
     /// A pool without instances. To be called, like everything else here, within a tokio runtime.
     pub fn start(settings: PoolSettings, store: Store, log: Arc<dyn LogReceiver>) -> Self {
         let state = State {
-            fleet: Fleet::new(settings.concurrency),
+            fleet: Fleet::new(settings.policy.clone(), settings.concurrency),
             instances: HashMap::new(),
             deployed: HashMap::new(),
             shutting_down: false,
         };
+        let spares = Arc::new(Spares::new(settings.worker_program.clone(), settings.spare_workers));
+        tokio::spawn(spares.clone().keep());
         let core = Arc::new(Core {
+            spares,
+            counters: Counters::default(),
+            admission: Admission::new(settings.memory_reserve),
+            starts: Semaphore::new(settings.starts_at_once.max(1)),
+            alive: Arc::new(()),
             settings,
             store,
             log,
@@ -86,7 +137,7 @@ impl Pool {
     /// [`Refused`]: the function surely did not run.
     pub async fn invoke(&self, target: Arc<Deployed>, call: Call) -> Result<Reply, Refused> {
         let (sender, receiver) = oneshot::channel();
-        self.0.submit(target, Job { call, answer: AnswerTo::Whole(sender) })?;
+        self.0.submit(target, Job { call, answer: AnswerTo::Whole(sender), attempts: 0 })?;
         receiver.await.unwrap_or(Err(Refused::ShuttingDown))
     }
 
@@ -100,7 +151,7 @@ impl Pool {
         call: Call,
     ) -> Result<StreamingReply, Refused> {
         let (sender, receiver) = oneshot::channel();
-        self.0.submit(target, Job { call, answer: AnswerTo::Streaming(sender) })?;
+        self.0.submit(target, Job { call, answer: AnswerTo::Streaming(sender), attempts: 0 })?;
         receiver.await.unwrap_or(Err(Refused::ShuttingDown))
     }
 
@@ -128,33 +179,45 @@ impl Pool {
 
     /// What the pool holds and did.
     pub fn statistics(&self) -> Statistics {
-        Statistics { instances: self.0.state.lock().fleet.census() }
+        let Counters { booted, restored, failed_starts, crashed, snapshots } = &self.0.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let state = self.0.state.lock();
+        Statistics {
+            instances: state.fleet.census(),
+            running: state.fleet.running(),
+            spare_workers: self.0.spares.count(),
+            booted: read(booted),
+            restored: read(restored),
+            failed_starts: read(failed_starts),
+            evicted: state.fleet.evicted(),
+            crashed: read(crashed),
+            snapshots: read(snapshots),
+        }
     }
 
     /// Takes no more calls, waits until the running ones have ended, and ends all instances.
     pub async fn shut_down(&self) {
         self.0.state.lock().shutting_down = true;
         self.0.change(|state, _| state.fleet.retire(|_| true));
-        while self.0.holds_anything() {
-            let changed = self.0.changed.notified();
-            // Somebody may have ended in between.
-            let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
+        while Arc::strong_count(&self.0.alive) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
 
 impl Core {
     fn submit(self: &Arc<Self>, target: Arc<Deployed>, job: Job) -> Result<(), Refused> {
+        let (now, limit) = (self.began.elapsed(), target.function.function.config.memory.bytes());
         let mut state = self.state.lock();
         if state.shutting_down {
             return Err(Refused::ShuttingDown);
         }
-        let key = target.key().clone();
-        let actions = match state.fleet.submit(&key, Box::new(job)) {
-            Ok(actions) => actions,
-            Err((_, throttle)) => return Err(Refused::Throttled(throttle)),
-        };
-        state.deployed.insert(key, target);
+        let key = target.key();
+        let submitted = state.fleet.submit(key, limit, Box::new(job), now, &|| self.admission.room());
+        let actions = submitted.map_err(|(_, throttle)| Refused::Throttled(throttle))?;
+        if !state.deployed.get(key).is_some_and(|known| Arc::ptr_eq(known, &target)) {
+            state.deployed.insert(key.clone(), target);
+        }
         self.apply(&mut state, actions);
         Ok(())
     }
@@ -164,14 +227,28 @@ impl Core {
         self.change(|state, now| state.fleet.ready(instance, now));
     }
 
-    /// A job is done.
-    pub fn finished(self: &Arc<Self>, instance: InstanceId, sound: bool) {
-        self.change(|state, now| state.fleet.finished(instance, sound, now));
+    /// Waits for the turn to start; `None` when the instance is not needed any more.
+    pub async fn may_start(self: &Arc<Self>, instance: InstanceId) -> Option<SemaphorePermit<'_>> {
+        // The semaphore is never closed.
+        let permit = self.starts.acquire().await.ok()?;
+        let mut state = self.state.lock();
+        let needed = state.fleet.is_needed(instance);
+        if !needed {
+            state.instances.remove(&instance);
+        }
+        needed.then_some(permit)
+    }
+
+    /// A job is done; its instance had `memory` bytes in use, when that is known.
+    pub fn finished(self: &Arc<Self>, instance: InstanceId, sound: bool, memory: Option<u64>) {
+        self.change(|state, now| {
+            state.fleet.finished(instance, sound, memory, now, &|| self.admission.room())
+        });
     }
 
     /// A job's instance was gone before the job began.
     pub fn returned(self: &Arc<Self>, instance: InstanceId, job: Box<Job>) {
-        self.change(|state, _| state.fleet.returned(instance, job));
+        self.change(|state, _| state.fleet.returned(instance, job, &|| self.admission.room()));
     }
 
     /// An instance without work has ended.
@@ -182,19 +259,19 @@ impl Core {
     /// An instance could not be started.
     pub fn start_failed(self: &Arc<Self>, instance: InstanceId, deployed: &Deployed, why: NotBorn) {
         let mut failed = Vec::new();
-        self.change(|state, _| {
-            let (fail, others) = state
-                .fleet
-                .start_failed(instance)
-                .into_iter()
-                .partition(|action| matches!(action, Action::Fail { .. }));
+        count(&self.counters.failed_starts);
+        self.change(|state, now| {
+            let actions = state.fleet.start_failed(instance, now, &|| self.admission.room());
+            let started =
+                |action: &Action<_>| matches!(action, Action::Fail { why: NoInstance::StartFailed, .. });
+            let (fail, others) = actions.into_iter().partition(started);
             failed = fail;
             state.instances.remove(&instance);
             others
         });
-        if let Some(Action::Fail { job }) = failed.pop() {
+        if let Some(Action::Fail { job, .. }) = failed.pop() {
             let answer = why.answer(deployed, &job.call);
-            job.answer(answer);
+            job.answer.send(answer);
         }
     }
 
@@ -214,8 +291,12 @@ impl Core {
                     let Some(deployed) = state.deployed.get(&key).cloned() else { continue };
                     let (sender, receiver) = mpsc::unbounded_channel();
                     state.instances.insert(instance, sender);
-                    let timeline = Timeline::start();
-                    tokio::spawn(instance::live(self.clone(), instance, deployed, timeline, receiver));
+                    let (timeline, alive) = (Timeline::start(), self.alive.clone());
+                    let life = instance::live(self.clone(), instance, deployed, timeline, receiver);
+                    tokio::spawn(async move {
+                        life.await;
+                        drop(alive);
+                    });
                 }
                 Action::Run { instance, job } => {
                     if let Some(sender) = state.instances.get(&instance) {
@@ -224,34 +305,32 @@ impl Core {
                     }
                 }
                 Action::Stop { instance } => drop(state.instances.remove(&instance)),
-                Action::Fail { job } => job.answer(Err(Refused::ShuttingDown)),
+                Action::Fail { job, why } => job.answer.send(Err(match why {
+                    NoInstance::Memory => Refused::Throttled(Throttle::Memory),
+                    NoInstance::StartFailed => Refused::NotStarted { reason: "its start failed".to_owned() },
+                })),
             }
         }
     }
 
-    fn holds_anything(&self) -> bool {
-        let census = self.state.lock().fleet.census();
-        census != Census::default()
-    }
-
-    /// Ends what has been idle for too long.
+    /// Ends what has been idle for too long, and starts what is to be ready ahead.
     async fn keep_house(self: Arc<Self>) {
-        let keep_alive = self.settings.keep_alive;
         loop {
-            let (oldest, over) = {
+            let changed = self.changed.notified();
+            let (next, over) = {
                 let state = self.state.lock();
-                (state.fleet.oldest_idle(), state.shutting_down)
+                (state.fleet.next_tick(), state.shutting_down)
             };
             if over {
                 return;
             }
-            let changed = self.changed.notified();
-            match oldest {
+            match next {
                 None => changed.await,
-                Some(since) => {
-                    let left = (since + keep_alive).saturating_sub(self.began.elapsed());
-                    tokio::time::sleep(left).await;
-                    self.change(|state, now| state.fleet.expire(keep_alive, now));
+                Some(at) => {
+                    // What became due sooner meanwhile waits for at most this long.
+                    let wait = at.saturating_sub(self.began.elapsed()).min(HOUSE_KEEPING);
+                    tokio::time::sleep(wait.max(Duration::from_millis(1))).await;
+                    self.change(|state, now| state.fleet.tick(now, &|| self.admission.room()));
                 }
             }
         }
@@ -267,8 +346,9 @@ impl Core {
         {
             return;
         }
-        let (core, deployed) = (self.clone(), deployed.clone());
+        let (core, deployed, alive) = (self.clone(), deployed.clone(), self.alive.clone());
         tokio::spawn(async move {
+            let _alive = alive;
             if let Err(error) = core.snapshot(&deployed).await {
                 let (function, error) = (deployed.name(), start::chain(&error));
                 tracing::warn!(%function, error, "no snapshot was taken: cold starts stay boots");
@@ -279,6 +359,8 @@ impl Core {
 
     async fn snapshot(self: &Arc<Self>, deployed: &Arc<Deployed>) -> Result<SnapshotEntry, SnapshotFailed> {
         let log = InstanceLog::new(self.log.clone(), deployed.clone());
-        start::snapshot(self, deployed, &log).await
+        let entry = start::snapshot(self, deployed, &log).await?;
+        count(&self.counters.snapshots);
+        Ok(entry)
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use function_worker::{
-    GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_LIMIT, SpareWorker, WorkerError,
+    GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_LIMIT, WorkerError,
 };
 use restore::Timeline;
 use runtime_api::log_line::{self, InitPhase, Status};
@@ -231,10 +231,7 @@ async fn worker(
 ) -> Result<Connection, NotBorn> {
     let (core, deployed, sink) = (core.clone(), deployed.clone(), log.sink());
     let start = move || {
-        let spare = match &core.settings.worker_program {
-            None => SpareWorker::start()?,
-            Some(program) => SpareWorker::start_program(program)?,
-        };
+        let spare = core.spares.take()?;
         spare.configure(&deployed.function, &role, sink, timeline)
     };
     Ok(Connection::new(blocking(start).await??)?)

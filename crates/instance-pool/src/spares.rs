@@ -1,0 +1,76 @@
+//! Worker processes that wait, each with an empty machine, for whatever function is called next.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use function_worker::{SpareWorker, WorkerError};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// The spare workers of a pool.
+#[derive(Debug)]
+pub(crate) struct Spares {
+    program: Option<PathBuf>,
+    wanted: usize,
+    ready: Mutex<Vec<SpareWorker>>,
+    taken: Notify,
+}
+
+impl Spares {
+    pub fn new(program: Option<PathBuf>, wanted: usize) -> Self {
+        Self { program, wanted, ready: Mutex::new(Vec::with_capacity(wanted)), taken: Notify::new() }
+    }
+
+    /// A worker: a spare one if there is one, else a new one. Waits for a process to be made in the latter case.
+    pub fn take(&self) -> Result<SpareWorker, WorkerError> {
+        loop {
+            let spare = self.ready.lock().pop();
+            self.taken.notify_one();
+            let Some(mut spare) = spare else { return self.start() };
+            // It may have been killed while it waited.
+            if spare.is_alive() {
+                return Ok(spare);
+            }
+        }
+    }
+
+    fn start(&self) -> Result<SpareWorker, WorkerError> {
+        match &self.program {
+            None => SpareWorker::start(),
+            Some(program) => SpareWorker::start_program(program),
+        }
+    }
+
+    /// Fills up what was taken, for ever. A machine that can't start workers is asked again with the next that is taken.
+    pub async fn keep(self: Arc<Self>) {
+        loop {
+            let taken = self.taken.notified();
+            while self.ready.lock().len() < self.wanted {
+                let spares = self.clone();
+                let started = tokio::task::spawn_blocking(move || {
+                    let mut spare = spares.start()?;
+                    spare.wait_ready()?;
+                    spares.ready.lock().push(spare);
+                    Ok::<_, WorkerError>(())
+                });
+                match started.await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        tracing::warn!(
+                            error = crate::start::chain(&error),
+                            "no spare worker could be started"
+                        );
+                        break;
+                    }
+                    Err(_) => return,
+                }
+            }
+            taken.await;
+        }
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.ready.lock().len()
+    }
+}
