@@ -16,7 +16,7 @@ use crate::runtime_bridge::SavedBridge;
 
 /// The process: memory map, threads with their registers, descriptors, signals.
 const PROCESS: SectionKind = SectionKind::named("process");
-const PROCESS_VERSION: u16 = 1;
+const PROCESS_VERSION: u16 = 2;
 /// The Runtime API and the bytes under way.
 const RUNTIME: SectionKind = SectionKind::named("runtime-channel");
 const RUNTIME_VERSION: u16 = 1;

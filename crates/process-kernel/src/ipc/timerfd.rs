@@ -4,74 +4,16 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 
-use super::{Ipc, TimerId, TimerQueue, anonymous};
-use crate::clock::{Clock, Deadline};
+use super::{Expiry, Ipc, TimerClock, TimerId, TimerQueue, anonymous};
+use crate::clock::Clock;
 use crate::file::{Destination, FileObject, Readiness, Stat};
 use crate::object::{Object, RestoreError, Restorer, SaveError, Saver};
 use crate::wait::WaitQueue;
 
-/// Which of the guest's clocks a timer follows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub enum TimerClock {
-    /// CLOCK_MONOTONIC and CLOCK_BOOTTIME, which agree in a guest, and CLOCK_BOOTTIME_ALARM.
-    Monotonic,
-    /// CLOCK_REALTIME and CLOCK_REALTIME_ALARM.
-    Realtime,
-}
-
-impl TimerClock {
-    /// The clock with a CLOCK_* number, if timers can follow it.
-    pub fn from_number(clock: i32) -> Option<Self> {
-        match clock {
-            libc::CLOCK_MONOTONIC | libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => {
-                Some(Self::Monotonic)
-            }
-            libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => Some(Self::Realtime),
-            _ => None,
-        }
-    }
-}
-
-/// When a timer expires next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-enum Next {
-    /// At a moment of guest-monotonic time.
-    Monotonic(Deadline),
-    /// When CLOCK_REALTIME reads this many nanoseconds; it is looked at again after a restore.
-    Realtime(u64),
-}
-
-impl Next {
-    fn deadline(self, clock: &Clock) -> Deadline {
-        match self {
-            Self::Monotonic(deadline) => deadline,
-            Self::Realtime(nanoseconds) => clock.deadline_at_realtime(nanoseconds),
-        }
-    }
-
-    /// How long ago it was; `None` when it is still to come.
-    fn passed(self, clock: &Clock) -> Option<u64> {
-        match self {
-            Self::Monotonic(deadline) => clock.monotonic().checked_sub(deadline.0),
-            Self::Realtime(nanoseconds) => clock.realtime().checked_sub(nanoseconds),
-        }
-    }
-
-    fn later(self, nanoseconds: u64) -> Self {
-        match self {
-            Self::Monotonic(deadline) => Self::Monotonic(Deadline(deadline.0.saturating_add(nanoseconds))),
-            Self::Realtime(moment) => Self::Realtime(moment.saturating_add(nanoseconds)),
-        }
-    }
-}
-
 #[derive(Default)]
 struct State {
-    next: Option<Next>,
-    /// Nanoseconds between expirations; 0: once.
-    interval: u64,
+    expiry: Expiry,
     scheduled: Option<TimerId>,
 }
 
@@ -105,21 +47,7 @@ impl TimerFd {
 
     /// Nanoseconds until the next expiration (0 when not set), and the interval.
     pub fn get(&self) -> (u64, u64) {
-        let state = self.state.lock();
-        (self.left(&state), state.interval)
-    }
-
-    fn left(&self, state: &State) -> u64 {
-        let Some(next) = state.next else { return 0 };
-        match next.passed(&self.clock) {
-            // Periodic timers show the expiration to come, even when earlier ones were not read.
-            Some(ago) if state.interval > 0 => state.interval - ago % state.interval,
-            Some(_) => 0,
-            None => {
-                let left = self.clock.remaining(next.deadline(&self.clock));
-                u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
-            }
-        }
+        self.state.lock().expiry.get(&self.clock)
     }
 
     /// Sets the timer to `first` nanoseconds, from now or (`absolute`) on its clock, and every `interval` nanoseconds
@@ -128,17 +56,10 @@ impl TimerFd {
     /// # Errors
     /// EAGAIN when no timer can be had.
     pub fn set(&self, first: u64, interval: u64, absolute: bool) -> Result<(u64, u64), Errno> {
-        let next = match (first, absolute, self.timer_clock) {
-            (0, _, _) => None,
-            (_, true, TimerClock::Monotonic) => Some(Next::Monotonic(Deadline(first))),
-            (_, true, TimerClock::Realtime) => Some(Next::Realtime(first)),
-            // Relative times do not follow changes of the wall clock.
-            (_, false, _) => Some(Next::Monotonic(Deadline(self.clock.monotonic().saturating_add(first)))),
-        };
+        let expiry = Expiry::new(self.timer_clock, &self.clock, first, interval, absolute);
         let mut state = self.state.lock();
-        let before = (self.left(&state), state.interval);
-        state.next = next;
-        state.interval = if next.is_some() { interval } else { 0 };
+        let before = state.expiry.get(&self.clock);
+        state.expiry = expiry;
         let scheduled = self.schedule(&mut state);
         drop(state);
         self.queue.notify();
@@ -150,14 +71,14 @@ impl TimerFd {
         if let Some(old) = state.scheduled.take() {
             self.timers.cancel(old);
         }
-        if let Some(next) = state.next {
+        if let Some(deadline) = state.expiry.deadline(&self.clock) {
             let this = self.this.clone();
             let callback = move || {
                 if let Some(this) = this.upgrade() {
                     this.queue.notify();
                 }
             };
-            state.scheduled = Some(self.timers.schedule(next.deadline(&self.clock), callback)?);
+            state.scheduled = Some(self.timers.schedule(deadline, callback)?);
         }
         Ok(())
     }
@@ -167,10 +88,10 @@ impl TimerFd {
     /// # Errors
     /// [`RestoreError`] when the payload is damaged or no timer can be had.
     pub fn restore(payload: &[u8], restorer: &mut Restorer<'_>) -> Result<Arc<dyn Object>, RestoreError> {
-        let (timer_clock, next, interval) = Restorer::decode(Self::KIND, payload)?;
+        let (timer_clock, expiry) = Restorer::decode(Self::KIND, payload)?;
         let timer = Self::new(&restorer.context.ipc, &restorer.context.clock, timer_clock);
         let mut state = timer.state.lock();
-        (state.next, state.interval) = (next, interval);
+        state.expiry = expiry;
         timer
             .schedule(&mut state)
             .map_err(|errno| RestoreError::Host { what: "a timer", source: errno.into() })?;
@@ -194,7 +115,7 @@ impl Object for TimerFd {
 
     fn save(&self, saver: &mut Saver) -> Result<Vec<u8>, SaveError> {
         let state = self.state.lock();
-        saver.encode(Self::KIND, &(self.timer_clock, state.next, state.interval))
+        saver.encode(Self::KIND, &(self.timer_clock, state.expiry))
     }
 
     fn as_file(self: Arc<Self>) -> Option<Arc<dyn FileObject>> {
@@ -212,23 +133,18 @@ impl FileObject for TimerFd {
             return Err(Errno::INVAL);
         }
         let mut state = self.state.lock();
-        let next = state.next.ok_or(Errno::AGAIN)?;
-        let ago = next.passed(&self.clock).ok_or(Errno::AGAIN)?;
-        let expirations = ago.checked_div(state.interval).map_or(1, |more| more.saturating_add(1));
+        let expirations = state.expiry.expirations(&self.clock).ok_or(Errno::AGAIN)?;
         into.put(&expirations.to_ne_bytes())?;
-        state.next = match state.interval {
-            0 => None,
-            interval => Some(next.later(expirations.saturating_mul(interval))),
-        };
+        state.expiry.advance(expirations);
         self.schedule(&mut state)?;
         Ok(8)
     }
 
     fn readiness(&self) -> Readiness {
-        let state = self.state.lock();
-        match state.next.and_then(|next| next.passed(&self.clock)) {
-            Some(_) => Readiness::IN | Readiness::RDNORM,
-            None => Readiness::empty(),
+        if self.state.lock().expiry.has_expired(&self.clock) {
+            Readiness::IN | Readiness::RDNORM
+        } else {
+            Readiness::empty()
         }
     }
 

@@ -167,16 +167,16 @@ impl TcpSocket {
             let local = SocketAddr::new(ip, lease.address().port());
             let end = ServiceEnd::open(&self.network, remote.port(), &self.queue);
             end.announce();
-            let connected = Connected { lease: Some(lease), local, remote, transport: end, reported: true };
+            let connected = Connected { lease: Some(lease), local, remote, transport: end, reported: false };
             *self.state.lock() = State::Connected(connected);
             self.queue.notify();
-            return Ok(());
+            return Err(Errno::INPROGRESS);
         }
         match self.establish(lease, remote) {
+            // Connected already; but in Linux, too, the first connect of a non-blocking socket never says so.
             Ok(()) => {
-                self.mark_reported();
                 self.queue.notify();
-                Ok(())
+                Err(Errno::INPROGRESS)
             }
             Err(Errno::INPROGRESS) => {
                 self.network.wait_for_listener(&self.this);

@@ -21,6 +21,14 @@ pub(super) fn socket(file: &Arc<dyn FileObject>) -> &dyn Socket {
     file.as_socket().unwrap()
 }
 
+/// Connects as a blocking socket does: the first connect never says that it is done.
+pub(super) fn connect(socket: &dyn Socket, to: &SocketAddress) -> Result<(), Errno> {
+    match socket.connect(to) {
+        Err(Errno::INPROGRESS) => socket.connect(to),
+        outcome => outcome,
+    }
+}
+
 pub(super) fn send(socket: &dyn Socket, bytes: &[u8]) -> Result<usize, Errno> {
     socket.send(&mut Origin::Own(bytes), &mut Outgoing::default())
 }

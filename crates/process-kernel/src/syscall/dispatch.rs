@@ -26,6 +26,7 @@ const FAMILIES: &[Family] = &[
     super::pipe::dispatch,
     super::event::dispatch,
     super::poll::dispatch,
+    super::timer::dispatch,
     super::timer_fd::dispatch,
     super::socket::dispatch,
     super::message::dispatch,

@@ -27,6 +27,7 @@ mod socket_option;
 mod tests;
 mod thread;
 mod time;
+mod timer;
 mod timer_fd;
 mod transfer;
 

@@ -6,7 +6,7 @@ use std::os::raw::c_long;
 use rustix::io::Errno;
 
 use super::event::nonblocking;
-use super::time::read_duration;
+use super::timer::{read_setting, write_setting};
 use super::{Arguments, Cx, SysResult};
 use crate::file::{AccessMode, Fd, OpenFile};
 use crate::ipc::{TimerClock, TimerFd};
@@ -37,32 +37,21 @@ fn timer(file: &OpenFile) -> Result<&TimerFd, Errno> {
     any.downcast_ref().ok_or(Errno::INVAL)
 }
 
-/// Writes `struct itimerspec`: interval, then what is left.
-fn write_setting(cx: &Cx<'_>, address: u64, (left, interval): (u64, u64)) -> Result<(), Errno> {
-    let words = [interval / SECOND, interval % SECOND, left / SECOND, left % SECOND];
-    cx.mm().write_value(address, &words)
-}
-
 fn set(cx: &Cx<'_>, fd: Fd, flags: i32, new: u64, old: u64) -> SysResult {
     if flags & !(libc::TFD_TIMER_ABSTIME | libc::TFD_TIMER_CANCEL_ON_SET) != 0 {
         return Err(Errno::INVAL.into());
     }
-    let nanoseconds = |address| {
-        Ok::<u64, Errno>(read_duration(cx, address, 1_000_000_000)?.as_nanos().try_into().unwrap_or(u64::MAX))
-    };
-    let interval = nanoseconds(new)?;
-    let first = nanoseconds(new.checked_add(16).ok_or(Errno::FAULT)?)?;
+    let (first, interval) = read_setting(cx, new, SECOND)?;
     let file = cx.file(fd)?;
     // TFD_TIMER_CANCEL_ON_SET is accepted: nothing in a guest sets the clock, and a restore is not reported as such.
     let before = timer(&file)?.set(first, interval, flags & libc::TFD_TIMER_ABSTIME != 0)?;
     if old != 0 {
-        write_setting(cx, old, before)?;
+        write_setting(cx, old, before, SECOND)?;
     }
     Ok(0)
 }
 
 fn get(cx: &Cx<'_>, fd: Fd, to: u64) -> SysResult {
     let file = cx.file(fd)?;
-    write_setting(cx, to, timer(&file)?.get())?;
-    Ok(0)
+    Ok(write_setting(cx, to, timer(&file)?.get(), SECOND)?)
 }

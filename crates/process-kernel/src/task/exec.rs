@@ -188,6 +188,7 @@ pub fn exec(
     process.wait_alone()?;
     process.files.close_for_exec();
     process.signals.reset_handlers();
+    process.delete_posix_timers();
     {
         let mut signals = thread.signals.lock();
         signals.alt_stack = super::signal::AltStack::default();

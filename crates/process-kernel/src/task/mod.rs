@@ -13,6 +13,7 @@ mod safe_point;
 pub mod signal;
 mod state;
 mod thread;
+mod timers;
 mod unsupported;
 
 pub use cpu::{CpuState, Fpu, Registers};
@@ -25,4 +26,5 @@ pub use process::{ExitStatus, Hooks, Identity, PauseError, Process, ProcessParts
 pub use safe_point::{Next, force, safe_point};
 pub use state::{RestoredThread, Revival, SavedProcess};
 pub use thread::{RestingState, SavedThread, Thread};
+pub use timers::{Notify, SavedTimers, SignalTimers, TimerName, TimerRule};
 pub use unsupported::UnsupportedCalls;

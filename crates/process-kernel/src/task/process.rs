@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::futex::FutexTable;
 use super::signal::{ProcessSignalSource, ProcessSignals};
-use super::{CpuState, Limits, Thread, UnsupportedCalls};
+use super::{CpuState, Limits, SignalTimers, Thread, UnsupportedCalls};
 use crate::clock::Clock;
 use crate::file::FdTable;
 use crate::fs::{FsContext, Vfs};
@@ -133,6 +133,8 @@ pub struct Process {
     pub memory_limit: u64,
     /// Signal actions and signals pending for any thread.
     pub signals: ProcessSignals,
+    /// Timers that send signals.
+    pub(super) timers: SignalTimers,
     /// Threads asleep on words of guest memory.
     pub futexes: FutexTable,
     /// The program that runs: path, arguments and the like, for /proc.
@@ -201,6 +203,7 @@ impl Process {
             identity: parts.identity,
             memory_limit: parts.memory_limit,
             signals,
+            timers: SignalTimers::default(),
             futexes: FutexTable::default(),
             program: Mutex::new(program),
             vdso: VdsoClock::new(parts.hooks.tsc_khz()),

@@ -181,6 +181,17 @@ impl SignalQueue {
     /// # Errors
     /// EAGAIN when the queue of real-time signals is full.
     pub fn push(&mut self, info: SignalInfo) -> Result<(), Errno> {
+        let same_timer = |waiting: &&mut SignalInfo| {
+            (waiting.signal, waiting.code, waiting.first as u32)
+                == (info.signal, codes::TIMER, info.first as u32)
+        };
+        if info.code == codes::TIMER
+            && let Some(waiting) = self.queue.iter_mut().find(same_timer)
+        {
+            // A timer has one signal waiting at most, which counts the others as its overrun (upper half).
+            waiting.first = waiting.first.saturating_add((info.first >> 32 << 32).saturating_add(1 << 32));
+            return Ok(());
+        }
         let standard = info.signal < 32;
         if standard && self.set() & bit(info.signal) != 0 {
             return Ok(());

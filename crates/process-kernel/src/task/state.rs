@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::process::{Process, ProcessParts, ProgramImage};
 use super::signal::{ProcessSignals, SavedProcessSignals};
 use super::thread::{RestingState, SavedThread, Thread};
-use super::{Hooks, Identity, Limit, Limits};
+use super::{Hooks, Identity, Limit, Limits, SavedTimers};
 use crate::clock::Clock;
 use crate::file::{FdTable, OpenFile, SavedFdTable};
 use crate::fs::{FsContext, SavedFsContext, SavedVfs, Vfs};
@@ -27,6 +27,7 @@ pub struct SavedProcess {
     files: SavedFdTable,
     fs: SavedFsContext,
     signals: SavedProcessSignals,
+    timers: SavedTimers,
     limits: [Limit; 16],
     identity: Identity,
     memory_limit: u64,
@@ -70,6 +71,7 @@ impl Process {
             files,
             fs,
             signals: self.signals.save(),
+            timers: self.save_timers(),
             limits: self.limits.save(),
             identity: self.identity.clone(),
             memory_limit: self.memory_limit,
@@ -163,6 +165,7 @@ impl Revival {
         for (thread, _) in &threads {
             process.add_thread(thread).map_err(refused)?;
         }
+        process.restore_timers(saved.timers).map_err(refused)?;
         process.refresh_vdso();
         crate::vdso::keep_fresh(&process);
         Ok((process, threads))

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ipc::testing as objects;
-use crate::net::testing::{at, network, receive, send, socket};
+use crate::net::testing::{self, at, network, receive, send, socket};
 use crate::net::{Family, Socket, TcpSocket};
 use crate::object::Restorer;
 
@@ -39,7 +39,7 @@ impl LoopbackService for Echo {
 
 fn connect(network: &Arc<Network>) -> Arc<TcpSocket> {
     let client = TcpSocket::new(network, Family::Inet);
-    client.connect(&at("127.0.0.1:9001")).unwrap();
+    testing::connect(&*client, &at("127.0.0.1:9001")).unwrap();
     client
 }
 

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ipc::testing as objects;
-use crate::net::testing::{at, network, receive, receive_all, send, socket};
+use crate::net::testing::{self, at, network, receive, receive_all, send, socket};
 use crate::wait::{Parker, Wake};
 
 fn listener(network: &Arc<Network>, address: &str, backlog: usize) -> Arc<TcpSocket> {
@@ -16,7 +16,7 @@ fn listener(network: &Arc<Network>, address: &str, backlog: usize) -> Arc<TcpSoc
 fn pair(network: &Arc<Network>) -> (Arc<TcpSocket>, Arc<dyn FileObject>) {
     let server = listener(network, "127.0.0.1:0", 5);
     let client = TcpSocket::new(network, Family::Inet);
-    client.connect(&server.local_address().unwrap()).unwrap();
+    testing::connect(&*client, &server.local_address().unwrap()).unwrap();
     let (accepted, _) = server.accept().unwrap();
     (client, accepted)
 }
@@ -27,7 +27,7 @@ fn a_connection_carries_bytes_both_ways_until_it_is_closed() {
     let server = listener(&network, "127.0.0.1:8080", 5);
     assert_eq!(server.accept().err(), Some(Errno::AGAIN));
     let client = TcpSocket::new(&network, Family::Inet);
-    client.connect(&at("127.0.0.1:8080")).unwrap();
+    testing::connect(&*client, &at("127.0.0.1:8080")).unwrap();
     assert!(server.readiness().contains(Readiness::IN));
     let (accepted, peer) = server.accept().unwrap();
     let accepted = socket(&accepted);
@@ -59,6 +59,7 @@ fn nobody_there_is_refused_and_the_outside_is_unreachable() {
     assert_eq!(receive(&*client, 1), Err(Errno::NOTCONN));
     // It can still be used.
     let _server = listener(&network, "127.0.0.1:9", 1);
+    assert_eq!(client.connect(&at("0.0.0.0:9")), Err(Errno::INPROGRESS));
     assert_eq!(client.connect(&at("0.0.0.0:9")), Ok(()));
     assert_eq!(client.connect(&at("127.0.0.1:9")), Err(Errno::ISCONN));
 }
@@ -68,12 +69,12 @@ fn a_dual_stack_listener_shows_ipv4_peers_as_mapped() {
     let network = network();
     let server = listener(&network, "[::]:7000", 5);
     let v4 = TcpSocket::new(&network, Family::Inet);
-    v4.connect(&at("127.0.0.1:7000")).unwrap();
+    testing::connect(&*v4, &at("127.0.0.1:7000")).unwrap();
     let (_, peer) = server.accept().unwrap();
     let SocketAddress::Inet(SocketAddr::V6(peer)) = peer else { panic!("{peer:?}") };
     assert_eq!(peer.ip().to_ipv4_mapped(), Some(std::net::Ipv4Addr::LOCALHOST));
     let v6 = TcpSocket::new(&network, Family::Inet6);
-    v6.connect(&at("[::1]:7000")).unwrap();
+    testing::connect(&*v6, &at("[::1]:7000")).unwrap();
     assert_eq!(v6.peer_address().unwrap(), at("[::1]:7000"));
     let only = TcpSocket::new(&network, Family::Inet6);
     only.options().set_integer(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 1).unwrap();
@@ -89,8 +90,11 @@ fn a_full_backlog_makes_connectors_wait_for_accept() {
         let outcome = client.connect(&at("127.0.0.1:80"));
         (client, outcome)
     };
-    let (_first, outcome) = connect();
-    assert_eq!(outcome, Ok(()));
+    let (first, outcome) = connect();
+    // It is connected, and says so when it is asked again.
+    assert_eq!(outcome, Err(Errno::INPROGRESS));
+    assert!(first.readiness().contains(Readiness::OUT));
+    assert_eq!(first.connect(&at("127.0.0.1:80")), Ok(()));
     let (second, outcome) = connect();
     assert_eq!(outcome, Err(Errno::INPROGRESS));
     assert_eq!(second.connect(&at("127.0.0.1:80")), Err(Errno::ALREADY));
@@ -157,7 +161,7 @@ fn a_stopped_listener_refuses_what_waited() {
     let network = network();
     let server = listener(&network, "127.0.0.1:80", 5);
     let client = TcpSocket::new(&network, Family::Inet);
-    client.connect(&at("127.0.0.1:80")).unwrap();
+    testing::connect(&*client, &at("127.0.0.1:80")).unwrap();
     server.shutdown(Shutdown::Both).unwrap();
     assert_eq!(server.accept().err(), Some(Errno::INVAL));
     assert_eq!(receive(&*client, 1).unwrap(), b"");
@@ -169,11 +173,11 @@ fn restored_sockets_go_on_where_they_were() {
     let server = listener(&network, "127.0.0.1:80", 0);
     let clients: Vec<_> = (0..3).map(|_| TcpSocket::new(&network, Family::Inet)).collect();
     clients[0].options().set_integer(libc::IPPROTO_TCP, libc::TCP_NODELAY, 1).unwrap();
-    clients[0].connect(&at("127.0.0.1:80")).unwrap();
+    testing::connect(&*clients[0], &at("127.0.0.1:80")).unwrap();
     send(&*clients[0], b"before").unwrap();
     let (accepted, _) = server.accept().unwrap();
     // One waits in the backlog, one for room in it.
-    clients[1].connect(&at("127.0.0.1:80")).unwrap();
+    testing::connect(&*clients[1], &at("127.0.0.1:80")).unwrap();
     assert_eq!(clients[2].connect(&at("127.0.0.1:80")), Err(Errno::INPROGRESS));
 
     let roots: Vec<Arc<dyn Object>> =
