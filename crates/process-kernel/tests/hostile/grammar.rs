@@ -160,7 +160,7 @@ const PATHS: &[&str] = &[
     "/proc/self/exe",
     "/proc/self/cwd",
     "/proc/self/root",
-    "/proc/self/root/../outside",
+    "/proc/self/cwd/../outside",
     "/proc/self/fd",
     "/proc/self/fd/0",
     "/proc/self/fd/3",
