@@ -92,6 +92,14 @@ fn build() -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Makes one of the layers and says where its content is.
+pub(crate) fn layer(name: &str) -> Result<PathBuf> {
+    let layer = LAYERS.iter().find(|layer| layer.name == name).context("there is no such layer")?;
+    let folder = target().join("examples/layers").join(name);
+    make_layer(&folder, layer)?;
+    Ok(folder.join("content"))
+}
+
 /// Installs a package with pip below `python/`, where the runtime looks in a layer. Done once for each version.
 fn make_layer(folder: &Path, layer: &Layer) -> Result<()> {
     let done = folder.join("requirement");

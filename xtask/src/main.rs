@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod demo;
 mod examples;
+mod functions;
 mod needs;
 mod process;
 mod rig;
@@ -15,6 +16,7 @@ mod test;
 mod tidy;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -48,6 +50,12 @@ enum Command {
     Bench,
     /// Build the example functions with their packages into target/examples
     Examples,
+    /// Set up the benchmark's functions (examples/functions) for `faasnap bench`
+    Functions {
+        /// Where runtimes and functions are kept [default: as for faasnap itself]
+        #[arg(long, value_name = "DIR")]
+        home: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -59,6 +67,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(),
         Command::Bench => bench::run(),
         Command::Examples => examples::run(),
+        Command::Functions { home } => functions::run(home.as_deref()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! What was typed: one file per command.
 
+mod bench;
 mod doctor;
 mod exec;
 mod function;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+pub(crate) use bench::BenchCommand;
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::ExecArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};
@@ -80,6 +82,9 @@ pub(crate) enum Command {
     /// One instance's process; its node speaks to it on standard input
     #[command(hide = true)]
     Worker(WorkerArguments),
+    /// Measure restore strategies with the paper's functions and experiments
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Say what this machine has, what will work, and how to mend what won't
     Doctor(DoctorArguments),
 }

@@ -1,5 +1,6 @@
 //! What is done about what was typed: one file per command.
 
+mod bench;
 mod doctor;
 mod exec;
 mod function;
@@ -38,6 +39,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Snapshot(command) => snapshot::run(&prepared(&global)?, command),
         Command::Invoke(arguments) => invoke::run(&prepared(&global)?, &arguments),
         Command::Worker(arguments) => worker::run(&arguments),
+        Command::Bench(command) => bench::run(&prepared(&global)?, command),
         // A program needs no home; where there is one, it is hidden from the program.
         Command::Exec(arguments) => exec::run(home(&global).ok().as_deref(), arguments),
         Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),

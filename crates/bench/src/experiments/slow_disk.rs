@@ -1,0 +1,64 @@
+//! The snapshot on a disk with the bandwidth and the reads a second of a network volume.
+
+use store::Store;
+
+use crate::catalogue::Subject;
+use crate::error::BenchError;
+use crate::mode::Mode;
+use crate::progress::Progress;
+use crate::run::{BenchOptions, Run, Turn, Way};
+use crate::snapshots::BenchSnapshot;
+use crate::throttle::{ReadLimits, Throttle};
+
+/// What a general-purpose network volume gives by default: 125 MiB/s and 3,000 reads a second (AWS EBS gp3).
+const LIMITS: ReadLimits = ReadLimits { bytes_per_second: 125 << 20, reads_per_second: 3000 };
+const FUNCTIONS: [&str; 6] = ["hello-world", "json", "image", "chameleon", "matmul", "recognition"];
+const QUICK: [&str; 2] = ["hello-world", "json"];
+pub(crate) const MODES: [Mode; 7] = [
+    Mode::Warm,
+    Mode::Cached,
+    Mode::FaaSnap,
+    Mode::Reap,
+    Mode::OnDemandRandom,
+    Mode::OnDemand128K,
+    Mode::OnDemand,
+];
+
+/// Measures what is missing.
+pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, BenchError> {
+    let mut run = Run::open(store, "slow-disk", options, &FUNCTIONS, &QUICK, format!("{LIMITS:?}"))?;
+    if run.journal.is_complete() {
+        return Ok(run);
+    }
+    let throttle = Throttle::new(&run.folder, LIMITS)?;
+    let subjects = std::mem::take(&mut run.subjects);
+    let (total, done) = run.count(turns, &subjects);
+    let progress = Progress::new(total, done);
+    progress.note(&format!(
+        "workers read at most {} MiB and {} times a second, by {}",
+        LIMITS.bytes_per_second >> 20,
+        LIMITS.reads_per_second,
+        throttle.means
+    ));
+    for subject in &subjects {
+        progress.begin(&format!("{}: snapshot, recordings, {} ways", subject.name, MODES.len()));
+        // The recording is made on the slow disk too: it decides where the loading set is read from.
+        let limited = |process| throttle.add(process);
+        let snapshot = BenchSnapshot::make(&run.snapshots(), subject, limited)?;
+        run.describe(subject, &snapshot)?;
+        run.rounds(subject, &snapshot, &turns(subject), &progress, limited)?;
+    }
+    run.subjects = subjects;
+    run.end(&progress)?;
+    Ok(run)
+}
+
+fn turns(_: &Subject) -> Vec<Turn<'_>> {
+    let turn = |mode: &Mode| Turn {
+        mode: mode.name().to_owned(),
+        input: "b",
+        at_most: u32::MAX,
+        way: mode.how().map_or(Way::Warm, Way::Restored),
+    };
+    MODES.iter().map(turn).collect()
+}

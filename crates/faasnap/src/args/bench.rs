@@ -1,0 +1,50 @@
+//! `faasnap bench`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use store::FunctionName;
+
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+The functions are those whose code has a benchmark.json with inputs and expected answers; `cargo xtask functions`
+makes the twelve of examples/functions. Each result is appended to the run's folder as it comes: what was
+interrupted goes on when the same command is given again, what is complete is reported again.
+
+Examples:
+  faasnap bench modes --quick                       four functions, under two minutes
+  faasnap bench modes                               all functions; with the table of targets
+  faasnap bench modes --function json --repeats 20 --into /tmp/json
+  faasnap bench burst --again                       anew, in place of an earlier run")]
+pub(crate) enum BenchCommand {
+    /// Every function by every way to an answer: warm, cached, faasnap, reap, on demand, eager, cold
+    Modes(BenchArguments),
+    /// Inputs from a quarter to four times the size of the recorded one
+    Inputs(BenchArguments),
+    /// 1 to 64 requests at once, for the same snapshot and for different ones
+    Burst(BenchArguments),
+    /// The snapshot on a disk as slow as a network volume, by the kernel's I/O limits for control groups
+    SlowDisk(BenchArguments),
+    /// FaaSnap without each of its techniques
+    Ablation(BenchArguments),
+}
+
+/// What every experiment takes.
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// A function to measure; may be repeated [default: those of the experiment]
+    #[arg(long = "function", value_name = "NAME")]
+    pub(crate) functions: Vec<FunctionName>,
+    /// How often each request is measured, after one that is not counted [default: 10; quick: 3]
+    #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeats: Option<u32>,
+    /// Few functions and few repeats
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// The run's folder, on the disk that is to be measured [default: bench-results/EXPERIMENT]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) into: Option<PathBuf>,
+    /// Begin anew although the folder holds a run
+    #[arg(long)]
+    pub(crate) again: bool,
+}
