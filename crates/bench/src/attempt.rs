@@ -5,7 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use function_worker::{FunctionWorker, INIT_LIMIT, LogSink, REGION, RestoreOptions, Role, SpareWorker, WorkerError};
+use function_worker::{
+    FunctionWorker, INIT_LIMIT, LogSink, REGION, RestoreOptions, Role, SpareWorker, WorkerError,
+};
 use parking_lot::Mutex;
 use restore::{Phase, RestoreStrategy, Timeline};
 use serde::{Deserialize, Serialize};
@@ -36,8 +38,8 @@ pub(crate) struct Measured {
 
 /// What went wrong with a request, before it is known which one it was.
 enum Trouble {
-    Worker(WorkerError, Log),
-    Wrong(Answer),
+    Worker(Box<WorkerError>, Log),
+    Wrong(Box<Answer>),
     FellBack(String),
     Bench(BenchError),
 }
@@ -70,7 +72,7 @@ impl Log {
 
     fn failed(&self) -> impl Fn(WorkerError) -> Trouble {
         let log = self.clone();
-        move |error| Trouble::Worker(error, log.clone())
+        move |error| Trouble::Worker(Box::new(error), log.clone())
     }
 }
 
@@ -102,7 +104,11 @@ impl Request<'_> {
         let right = checksum.is_some_and(|value| {
             value.get("checksum").and_then(Value::as_str) == Some(self.input.checksum.as_str())
         });
-        if right && !answer.ending.is_function_error() { Ok(answer) } else { Err(Trouble::Wrong(answer)) }
+        if right && !answer.ending.is_function_error() {
+            Ok(answer)
+        } else {
+            Err(Trouble::Wrong(Box::new(answer)))
+        }
     }
 
     fn error(&self, mode: &str, trouble: Trouble) -> BenchError {
@@ -207,7 +213,7 @@ impl Request<'_> {
 
     /// A worker that could not even be started.
     pub fn worker_error(&self, how: &How, source: WorkerError) -> BenchError {
-        self.error(&how.name, Trouble::Worker(source, Log::default()))
+        self.error(&how.name, Trouble::Worker(Box::new(source), Log::default()))
     }
 
     /// Boots an instance and asks it.
@@ -302,9 +308,8 @@ pub(crate) fn snapshotted(request: Request<'_>, parent: &Path) -> Result<(), Ben
         let log = Log::default();
         let worker = ready_worker().map_err(log.failed())?;
         let (role, timeline) = (Role::latest(true), Timeline::start());
-        let mut worker = worker
-            .configure(&request.subject.function, &role, log.sink(), timeline)
-            .map_err(log.failed())?;
+        let mut worker =
+            worker.configure(&request.subject.function, &role, log.sink(), timeline).map_err(log.failed())?;
         worker.boot(INIT_LIMIT).map_err(log.failed())?;
         worker.snapshot(parent).map_err(log.failed())?;
         worker.stop().map_err(log.failed())

@@ -50,7 +50,11 @@ fn fio(file: &Path, block: u64, depth: u32, milliseconds: u32) -> Result<f64, Be
     let mut command = Command::new("fio");
     command.args(["--name=read", "--rw=read", "--direct=1", "--readonly", "--ioengine=libaio"]);
     command.args(["--time_based", "--output-format=json"]);
-    command.args([format!("--bs={block}"), format!("--iodepth={depth}"), format!("--runtime={milliseconds}ms")]);
+    command.args([
+        format!("--bs={block}"),
+        format!("--iodepth={depth}"),
+        format!("--runtime={milliseconds}ms"),
+    ]);
     command.arg(format!("--filename={}", file.display()));
     let output = command.stdin(Stdio::null()).output().map_err(BenchError::io("starting fio for", file))?;
     let failed = |reason: String| BenchError::Program { program: "fio", reason };

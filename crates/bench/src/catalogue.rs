@@ -37,8 +37,6 @@ pub(crate) struct Subject {
 #[derive(Deserialize)]
 pub(crate) struct Input {
     pub label: String,
-    /// Its size in words.
-    pub size: String,
     pub event: Box<RawValue>,
     pub checksum: String,
 }

@@ -58,7 +58,10 @@ impl std::fmt::Display for Environment {
         let Self { kernel, cpu, cpus, memory_kib, kvm, disk, load_average, huge_pages, .. } = self;
         writeln!(f, "{cpus} CPUs of {cpu}, {} MiB, Linux {kernel}, {kvm}", memory_kib >> 10)?;
         let readahead = self.readahead_kib.map_or("unknown".to_owned(), |kib| format!("{kib} KiB"));
-        writeln!(f, "{disk}, readahead {readahead}; huge pages {huge_pages}; load {load_average} at the start")?;
+        writeln!(
+            f,
+            "{disk}, readahead {readahead}; huge pages {huge_pages}; load {load_average} at the start"
+        )?;
         write!(f, "{}", self.build)
     }
 }

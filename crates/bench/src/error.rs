@@ -53,7 +53,7 @@ pub enum BenchError {
         log: String,
         /// What happened.
         #[source]
-        source: WorkerError,
+        source: Box<WorkerError>,
     },
     /// The function answered something else than it has to.
     #[error(

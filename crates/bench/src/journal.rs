@@ -49,17 +49,39 @@ pub(crate) struct Key {
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Entry {
     /// The first line.
-    Began { settings: Settings, environment: Environment },
-    Snapshot { function: String, figures: SnapshotFigures },
+    Began {
+        settings: Settings,
+        environment: Environment,
+    },
+    Snapshot {
+        function: String,
+        figures: SnapshotFigures,
+    },
     /// Of the loading-set file.
-    Bandwidth { function: String, bandwidth: Bandwidth },
+    Bandwidth {
+        function: String,
+        bandwidth: Bandwidth,
+    },
     /// Stored pages that a request touches, counted by a userfaultfd.
-    Touched { function: String, input: String, pages: u64 },
-    Sample { key: Key, measured: Measured },
+    Touched {
+        function: String,
+        input: String,
+        pages: u64,
+    },
+    Sample {
+        key: Key,
+        measured: Measured,
+    },
     /// Requests at once: when each was answered, in nanoseconds since all were sent.
-    Burst { key: Key, answered_ns: Vec<u64> },
+    Burst {
+        key: Key,
+        answered_ns: Vec<u64>,
+    },
     /// Left out, and why.
-    Unavailable { mode: String, reason: String },
+    Unavailable {
+        mode: String,
+        reason: String,
+    },
     /// Nothing is missing.
     Ended,
 }

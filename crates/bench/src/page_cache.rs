@@ -81,8 +81,7 @@ impl SnapshotFiles {
     /// Bytes in the page cache.
     pub fn cached_bytes(&self) -> Result<u64, BenchError> {
         self.0.iter().try_fold(0, |sum, file| {
-            let cached =
-                file.cached().map_err(BenchError::io("looking at the page cache of", &file.path))?;
+            let cached = file.cached().map_err(BenchError::io("looking at the page cache of", &file.path))?;
             Ok(sum + cached.bytes())
         })
     }

@@ -131,7 +131,11 @@ impl Run {
     }
 
     /// Requests that `turns` make for each function, and those that were measured.
-    pub fn count<'a>(&self, turns: impl Fn(&'a Subject) -> Vec<Turn<'a>>, subjects: &'a [Subject]) -> (u64, u64) {
+    pub fn count<'a>(
+        &self,
+        turns: impl Fn(&'a Subject) -> Vec<Turn<'a>>,
+        subjects: &'a [Subject],
+    ) -> (u64, u64) {
         let (mut total, mut done) = (0, 0);
         for subject in subjects {
             for turn in turns(subject) {
@@ -187,7 +191,7 @@ impl Run {
                 mode: "warm".to_owned(),
                 input: String::new(),
                 log: "ending it".to_owned(),
-                source,
+                source: Box::new(source),
             };
             WarmInstance::stop(warm).map_err(failed)?;
         }
@@ -266,10 +270,5 @@ impl Run {
 }
 
 pub(crate) fn key(subject: &Subject, turn: &Turn<'_>, repeat: u32) -> Key {
-    Key {
-        function: subject.name.to_string(),
-        mode: turn.mode.clone(),
-        input: turn.input.to_owned(),
-        repeat,
-    }
+    Key { function: subject.name.to_string(), mode: turn.mode.clone(), input: turn.input.to_owned(), repeat }
 }

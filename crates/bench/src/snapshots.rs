@@ -80,8 +80,7 @@ impl BenchSnapshot {
         let snapshot = Snapshot::open(&self.folder)?;
         let loading = self.recording(subject, RestoreStrategy::FaaSnap)?;
         let path = self.loading_set_path();
-        let recordings =
-            [RestoreStrategy::FaaSnap, RestoreStrategy::Reap].map(|strategy| LoadingSet::file_name(strategy));
+        let recordings = [RestoreStrategy::FaaSnap, RestoreStrategy::Reap].map(LoadingSet::file_name);
         let mut bytes_on_disk = 0;
         for entry in fs::read_dir(&self.folder).map_err(BenchError::io("reading", &self.folder))? {
             let entry = entry.map_err(BenchError::io("reading", &self.folder))?;
@@ -117,8 +116,7 @@ impl BenchSnapshot {
             fs::remove_dir_all(&folder).map_err(BenchError::io("removing", &folder))?;
         }
         fs::create_dir_all(&folder).map_err(BenchError::io("creating", &folder))?;
-        let recordings =
-            [RestoreStrategy::FaaSnap, RestoreStrategy::Reap].map(|strategy| LoadingSet::file_name(strategy));
+        let recordings = [RestoreStrategy::FaaSnap, RestoreStrategy::Reap].map(LoadingSet::file_name);
         for entry in fs::read_dir(&self.folder).map_err(BenchError::io("reading", &self.folder))? {
             let from = entry.map_err(BenchError::io("reading", &self.folder))?.path();
             let Some(name) = from.file_name() else { continue };

@@ -54,8 +54,7 @@ pub(crate) fn targets(results: Results<'_>) -> Vec<Target> {
         Some((mean, format!(" ({least:.2} to {most:.2})")))
     };
     let cached = |function: &str| results.total(function, Mode::Cached, B);
-    let on_demand =
-        |function: &str| results.above_warm(function, results.best_on_demand(function, B)?, B);
+    let on_demand = |function: &str| results.above_warm(function, results.best_on_demand(function, B)?, B);
     let reap = |function: &str| results.above_warm(function, Mode::Reap, B);
     let mut rows = bounds(results, &functions);
     rows.extend([
@@ -81,8 +80,8 @@ fn bounds(results: Results<'_>, functions: &[&str]) -> Vec<Target> {
     let (mut measured, mut bound, mut met) = (0.0, 0.0, Vec::new());
     for function in functions {
         let limit = || {
-            let seconds = results.touched(function, B)? as f64 * PAGE
-                / results.bandwidth(function)?.bytes_per_second;
+            let seconds =
+                results.touched(function, B)? as f64 * PAGE / results.bandwidth(function)?.bytes_per_second;
             Some(4.0 + seconds * 1e3)
         };
         let (Some(above), Some(limit)) = (results.above_warm(function, Mode::FaaSnap, B), limit()) else {
@@ -117,7 +116,8 @@ fn files_cached(results: Results<'_>, functions: &[&str]) -> Target {
     let mut all = 0;
     let mut missed = Vec::new();
     for function in functions {
-        let found = results.total(function, Mode::Warm, B).zip(results.total(function, Mode::FaaSnapCached, B));
+        let found =
+            results.total(function, Mode::Warm, B).zip(results.total(function, Mode::FaaSnapCached, B));
         let Some((warm, total)) = found else { continue };
         all += 1;
         let limit = if warm < 50.0 { warm + 5.0 } else { warm * 1.1 };
@@ -148,7 +148,8 @@ fn memory(results: Results<'_>, functions: &[&str]) -> Target {
         .collect();
     let worst = ratios.iter().max_by(|one, other| one.0.total_cmp(&other.0));
     let mean = geometric_mean(&ratios.iter().map(|(ratio, _)| *ratio).collect::<Vec<_>>());
-    let measured = worst.zip(mean).map(|((ratio, function), mean)| (*ratio, format!(" ({function}; mean {mean:.2})")));
+    let measured =
+        worst.zip(mean).map(|((ratio, function), mean)| (*ratio, format!(" ({function}; mean {mean:.2})")));
     Target::at_most("memory of the instance / the on-demand one's, worst function", 1.2, measured)
 }
 
@@ -168,7 +169,8 @@ fn bursts(results: Results<'_>) -> Vec<Target> {
 fn sizes(results: Results<'_>, functions: &[&str]) -> Vec<Target> {
     let worst = |what: &dyn Fn(&str) -> Option<f64>| {
         let all = functions.iter().filter_map(|function| Some((what(function)?, *function)));
-        all.max_by(|one, other| one.0.total_cmp(&other.0)).map(|(ratio, function)| (ratio, format!(" ({function})")))
+        all.max_by(|one, other| one.0.total_cmp(&other.0))
+            .map(|(ratio, function)| (ratio, format!(" ({function})")))
     };
     let disk = |function: &str| {
         let figures = results.figures(function)?;
@@ -187,7 +189,8 @@ fn sizes(results: Results<'_>, functions: &[&str]) -> Vec<Target> {
 fn loader(results: Results<'_>, functions: &[&str]) -> Target {
     let mut found: Option<(f64, &str)> = None;
     for function in functions {
-        let large = results.figures(function).is_some_and(|figures| figures.loading_pages as f64 * PAGE >= LARGE_SET);
+        let large =
+            results.figures(function).is_some_and(|figures| figures.loading_pages as f64 * PAGE >= LARGE_SET);
         let loader = results.median_of(function, Mode::FaaSnap.name(), B, loader_bandwidth);
         if let (true, Some(loader), Some(disk)) = (large, loader, results.bandwidth(function)) {
             let ratio = loader / disk.bytes_per_second;
@@ -199,7 +202,10 @@ fn loader(results: Results<'_>, functions: &[&str]) -> Target {
     Target {
         what: "loader / bandwidth, loading sets from 32 MiB, worst function".to_owned(),
         at_most: "at least 0.85".to_owned(),
-        measured: found.map_or_else(|| "not measured".to_owned(), |(ratio, function)| format!("{ratio:.2} ({function})")),
+        measured: found.map_or_else(
+            || "not measured".to_owned(),
+            |(ratio, function)| format!("{ratio:.2} ({function})"),
+        ),
         met: found.map(|(ratio, _)| ratio >= 0.85),
     }
 }
@@ -212,7 +218,8 @@ fn first_exit(results: Results<'_>, functions: &[&str]) -> Vec<Target> {
     };
     let (ready, new) = (all(Mode::FaaSnap), all(Mode::FaaSnapNewWorker));
     let row = |share: f64, name: &str, limit: f64| {
-        let without = quantile(&new, share).map_or_else(String::new, |value| format!(" (new worker {value:.2})"));
+        let without =
+            quantile(&new, share).map_or_else(String::new, |value| format!(" (new worker {value:.2})"));
         let measured = quantile(&ready, share).map(|value| (value, without));
         Target::at_most(&format!("request to first exit, ready worker, {name}, ms"), limit, measured)
     };
@@ -229,7 +236,8 @@ mod tests {
     use crate::journal::{Entry, Key};
 
     fn sample(mode: Mode, total_ms: u64) -> Entry {
-        let key = Key { function: "f".to_owned(), mode: mode.name().to_owned(), input: B.to_owned(), repeat: 1 };
+        let key =
+            Key { function: "f".to_owned(), mode: mode.name().to_owned(), input: B.to_owned(), repeat: 1 };
         let measured = Measured { total_ns: total_ms * 1_000_000, timeline: Timeline::start(), memory: None };
         Entry::Sample { key, measured }
     }

@@ -46,8 +46,9 @@ impl Throttle {
     }
 
     fn in_group(group: PathBuf, means: &'static str) -> Result<Self, BenchError> {
-        fs::create_dir(&group)
-            .map_err(|error| impossible(format!("{} can't be made ({error}): run as root", group.display())))?;
+        fs::create_dir(&group).map_err(|error| {
+            impossible(format!("{} can't be made ({error}): run as root", group.display()))
+        })?;
         Ok(Self { group, means })
     }
 

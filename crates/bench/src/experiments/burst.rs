@@ -50,7 +50,10 @@ pub(crate) fn name(mode: Mode, snapshots: Snapshots, size: usize) -> String {
 
 /// Measures what is missing.
 pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, BenchError> {
-    let options = &BenchOptions { repeats: options.repeats.or(Some(if options.quick { 2 } else { REPEATS })), ..options.clone() };
+    let options = &BenchOptions {
+        repeats: options.repeats.or(Some(if options.quick { 2 } else { REPEATS })),
+        ..options.clone()
+    };
     let mut run = Run::open(store, "burst", options, &FUNCTIONS, &FUNCTIONS[..1], String::new())?;
     if run.journal.is_complete() {
         return Ok(run);
@@ -152,14 +155,14 @@ fn at_once(request: Request<'_>, folders: &[&Path], how: &How) -> Result<Vec<u64
     }
     let ready = Barrier::new(folders.len());
     let answered = thread::scope(|scope| {
-        let one = |(folder, worker): (&&Path, _)| {
-            let (folder, ready) = (*folder, &ready);
-            scope.spawn(move || {
+        let mut threads = Vec::new();
+        for (folder, worker) in folders.iter().zip(workers) {
+            let ready = &ready;
+            threads.push(scope.spawn(move || {
                 ready.wait();
                 request.answered(worker, folder, how)
-            })
-        };
-        let threads: Vec<_> = folders.iter().zip(workers).map(one).collect();
+            }));
+        }
         threads.into_iter().map(|thread| thread.join()).collect::<Vec<_>>()
     });
     // None is ended before all have answered.

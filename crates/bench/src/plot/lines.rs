@@ -70,7 +70,8 @@ impl Scale {
         let first = self.low.log10().floor() as i32;
         let last = self.high.log10().ceil() as i32;
         let factors: &[f64] = if last - first > 3 { &[1.0] } else { &[1.0, 2.0, 5.0] };
-        let all = (first..=last).flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
+        let all =
+            (first..=last).flat_map(|power| factors.iter().map(move |factor| factor * 10f64.powi(power)));
         all.filter(|tick| (self.low..=self.high).contains(tick)).collect()
     }
 }

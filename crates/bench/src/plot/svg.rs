@@ -93,7 +93,7 @@ impl Svg {
         const LINE: f64 = 15.0;
         let (mut across, mut down) = (x, y);
         for (name, colour) in items {
-            let width = 22.0 + 5.9 * name.chars().count() as f64;
+            let width = 24.0 + 6.5 * name.chars().count() as f64;
             if across + width > right && across > x {
                 across = x;
                 down += LINE;
@@ -143,7 +143,8 @@ pub(super) fn short(value: f64) -> String {
         _ => (value, ""),
     };
     let text = if value.fract().abs() < 1e-9 { format!("{value:.0}") } else { format!("{value:.2}") };
-    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
+    let text =
+        if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
     format!("{text}{unit}")
 }
 
@@ -156,6 +157,9 @@ mod tests {
         assert_eq!(ticks(9.0), [0.0, 2.5, 5.0, 7.5]);
         assert_eq!(ticks(130.0), [0.0, 50.0, 100.0]);
         assert_eq!(ticks(0.0), [0.0]);
-        assert_eq!(["0", "2.5", "20k", "1.5M"], [0.0, 2.5, 20_000.0, 1_500_000.0].map(short).each_ref().map(|text| text.as_str()));
+        assert_eq!(
+            ["0", "2.5", "20k", "1.5M"],
+            [0.0, 2.5, 20_000.0, 1_500_000.0].map(short).each_ref().map(|text| text.as_str())
+        );
     }
 }

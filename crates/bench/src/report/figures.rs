@@ -30,7 +30,10 @@ pub(super) fn all(results: Results<'_>, kind: Kind) -> Vec<(String, String)> {
                 Mode::Cold,
             ];
             vec![
-                named("totals", totals(results, &shown, "From request to answer, input B, files cold unless said")),
+                named(
+                    "totals",
+                    totals(results, &shown, "From request to answer, input B, files cold unless said"),
+                ),
                 named("phases", phases(results)),
                 named("faults", faults(results)),
             ]
@@ -153,14 +156,8 @@ fn phases(results: Results<'_>) -> String {
 }
 
 fn faults(results: Results<'_>) -> String {
-    let modes = [
-        Mode::Cached,
-        Mode::FaaSnap,
-        Mode::Reap,
-        Mode::OnDemandRandom,
-        Mode::OnDemand128K,
-        Mode::OnDemand,
-    ];
+    let modes =
+        [Mode::Cached, Mode::FaaSnap, Mode::Reap, Mode::OnDemandRandom, Mode::OnDemand128K, Mode::OnDemand];
     let kinds: [(&str, &str, fn(&Timeline) -> u64); 3] = [
         ("minor", "#56b4e9", |timeline| timeline.faults.minor),
         ("major", "#d55e00", |timeline| timeline.faults.major),
@@ -178,11 +175,7 @@ fn faults(results: Results<'_>) -> String {
                 .collect();
             (!segments.is_empty()).then(|| Bar { label: mode.to_string(), segments, interval: None })
         };
-        BarPanel {
-            title: function.to_owned(),
-            bars: modes.iter().filter_map(bar).collect(),
-            line: None,
-        }
+        BarPanel { title: function.to_owned(), bars: modes.iter().filter_map(bar).collect(), line: None }
     };
     BarFigure {
         title: "Faults of the instance's process, input B".to_owned(),
@@ -205,7 +198,10 @@ fn input_sizes(results: Results<'_>) -> String {
                 points: inputs::LABELS
                     .iter()
                     .filter_map(|label| {
-                        Some((label.trim_end_matches('x').parse().ok()?, results.total(function, *mode, label)?))
+                        Some((
+                            label.trim_end_matches('x').parse().ok()?,
+                            results.total(function, *mode, label)?,
+                        ))
                     })
                     .collect(),
             })
@@ -244,7 +240,8 @@ fn bursts(results: Results<'_>) -> String {
             .collect(),
     };
     let functions = results.functions();
-    let panels = functions.iter().flat_map(|function| Snapshots::ALL.map(|snapshots| panel(function, snapshots)));
+    let panels =
+        functions.iter().flat_map(|function| Snapshots::ALL.map(|snapshots| panel(function, snapshots)));
     LineFigure {
         title: "Requests at once".to_owned(),
         across: "requests at once".to_owned(),
@@ -258,9 +255,8 @@ fn bursts(results: Results<'_>) -> String {
 }
 
 fn without(results: Results<'_>) -> String {
-    let names: Vec<String> = std::iter::once(Mode::FaaSnap.name().to_owned())
-        .chain(Technique::ALL.map(ablation::name))
-        .collect();
+    let names: Vec<String> =
+        std::iter::once(Mode::FaaSnap.name().to_owned()).chain(Technique::ALL.map(ablation::name)).collect();
     let panel = |function: &str| {
         let warm = results.total(function, Mode::Warm, B).unwrap_or(0.0);
         let bar = |name: &String| {
@@ -279,7 +275,8 @@ fn without(results: Results<'_>) -> String {
         BarPanel {
             title: function.to_owned(),
             bars: names.iter().filter_map(bar).collect(),
-            line: median(&results.totals(function, Mode::FaaSnap.name(), B)).map(|total| (total - warm).max(0.0)),
+            line: median(&results.totals(function, Mode::FaaSnap.name(), B))
+                .map(|total| (total - warm).max(0.0)),
         }
     };
     BarFigure {

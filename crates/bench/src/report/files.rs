@@ -70,9 +70,10 @@ fn medians(results: Results<'_>) -> Vec<Row<'_>> {
 
 /// No cell needs quoting but those with commas: the names of bursts.
 fn samples(results: Results<'_>) -> String {
-    let mut csv = "function,mode,input,repeat,total_ms,first_exit_ms,minor_faults,major_faults,userfaults,bytes_read,\
+    let mut csv =
+        "function,mode,input,repeat,total_ms,first_exit_ms,minor_faults,major_faults,userfaults,bytes_read,\
                    own_bytes,snapshot_cache_bytes\n"
-        .to_owned();
+            .to_owned();
     let number = |value: Option<u64>| value.map_or_else(String::new, |value| value.to_string());
     for entry in results.0 {
         match entry {

@@ -33,8 +33,7 @@ impl Table {
         for row in &self.0 {
             let mut line = String::new();
             for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                let padded =
-                    if left(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
+                let padded = if left(column) { format!("{cell:<width$}") } else { format!("{cell:>width$}") };
                 line.push_str(&padded);
                 line.push_str("  ");
             }

@@ -52,9 +52,9 @@ fn none() -> String {
 fn totals(results: Results<'_>, modes: &[Mode], input: &str) -> String {
     let mut table = Table::new(std::iter::once("").chain(modes.iter().map(|mode| mode.name())));
     for function in results.functions() {
-        let cells = modes.iter().map(|mode| {
-            results.interval(function, mode.name(), input).map_or_else(none, interval)
-        });
+        let cells = modes
+            .iter()
+            .map(|mode| results.interval(function, mode.name(), input).map_or_else(none, interval));
         table.row(std::iter::once(function.to_owned()).chain(cells));
     }
     format!(
@@ -96,8 +96,17 @@ fn modes(results: Results<'_>) -> String {
 /// What a FaaSnap restore of each function is made of.
 fn details(results: Results<'_>) -> String {
     let mut table = Table::new([
-        "faasnap, input B", "snapshot", "loading set", "regions", "touched", "disk MiB/s", "first exit", "major", "minor",
-        "memory MiB", "on-demand's",
+        "faasnap, input B",
+        "snapshot",
+        "loading set",
+        "regions",
+        "touched",
+        "disk MiB/s",
+        "first exit",
+        "major",
+        "minor",
+        "memory MiB",
+        "on-demand's",
     ]);
     let mebibytes = |bytes: f64| format!("{:.1}", bytes / f64::from(1 << 20));
     for function in results.functions() {
@@ -113,10 +122,14 @@ fn details(results: Results<'_>) -> String {
             figures.map_or_else(none, |figures| mebibytes(figures.loading_pages as f64 * 4096.0)),
             figures.map_or_else(none, |figures| figures.loading_regions.to_string()),
             results.touched(function, "b").map_or_else(none, |pages| mebibytes(pages as f64 * 4096.0)),
-            results.bandwidth(function).map_or_else(none, |found| format!("{:.0}", found.bytes_per_second / 1048576.0)),
+            results
+                .bandwidth(function)
+                .map_or_else(none, |found| format!("{:.0}", found.bytes_per_second / 1048576.0)),
             median(&first_exit_ms).map_or_else(none, ms),
-            median(&|timeline| Some(timeline.faults.major as f64)).map_or_else(none, |count| format!("{count:.0}")),
-            median(&|timeline| Some(timeline.faults.minor as f64)).map_or_else(none, |count| format!("{count:.0}")),
+            median(&|timeline| Some(timeline.faults.major as f64))
+                .map_or_else(none, |count| format!("{count:.0}")),
+            median(&|timeline| Some(timeline.faults.minor as f64))
+                .map_or_else(none, |count| format!("{count:.0}")),
             memory(Some(faasnap)).map_or_else(none, mebibytes),
             memory(results.best_on_demand(function, "b")).map_or_else(none, mebibytes),
         ]);
@@ -127,17 +140,17 @@ fn details(results: Results<'_>) -> String {
 fn above_warm(results: Results<'_>) -> String {
     let modes = [Mode::FaaSnap, Mode::FaaSnapCached, Mode::Cached, Mode::Reap, Mode::Eager, Mode::Cold];
     let headings = ["above warm, input B", "on-demand, best"].into_iter().map(str::to_owned);
-    let mut table = Table::new(headings.chain(modes.iter().map(|mode| mode.to_string())).chain(["bound".to_owned()]));
+    let mut table =
+        Table::new(headings.chain(modes.iter().map(|mode| mode.to_string())).chain(["bound".to_owned()]));
     for function in results.functions() {
         let best = results.best_on_demand(function, "b");
         let above = |mode| results.above_warm(function, mode, "b").map_or_else(none, ms);
-        let bound = results.touched(function, "b").zip(results.bandwidth(function)).map(|(pages, disk)| {
-            4.0 + pages as f64 * 4096.0 / disk.bytes_per_second * 1e3
-        });
-        let mut cells = vec![
-            function.to_owned(),
-            best.map_or_else(none, |mode| format!("{} ({mode})", above(mode))),
-        ];
+        let bound = results
+            .touched(function, "b")
+            .zip(results.bandwidth(function))
+            .map(|(pages, disk)| 4.0 + pages as f64 * 4096.0 / disk.bytes_per_second * 1e3);
+        let mut cells =
+            vec![function.to_owned(), best.map_or_else(none, |mode| format!("{} ({mode})", above(mode)))];
         cells.extend(modes.iter().map(|mode| above(*mode)));
         cells.push(bound.map_or_else(none, ms));
         table.row(cells);
@@ -161,13 +174,18 @@ fn inputs(results: Results<'_>) -> String {
 }
 
 fn bursts(results: Results<'_>) -> String {
-    let mut text = "milliseconds until the last of so many requests at once is answered: medians\n\n".to_owned();
+    let mut text =
+        "milliseconds until the last of so many requests at once is answered: medians\n\n".to_owned();
     for function in results.functions() {
         for snapshots in burst::Snapshots::ALL {
-            let heading = format!("{function}, {} snapshot{}", snapshots.name(), match snapshots {
-                burst::Snapshots::Same => "",
-                burst::Snapshots::Different => "s",
-            });
+            let heading = format!(
+                "{function}, {} snapshot{}",
+                snapshots.name(),
+                match snapshots {
+                    burst::Snapshots::Same => "",
+                    burst::Snapshots::Different => "s",
+                }
+            );
             let sizes = burst::SIZES.iter().map(ToString::to_string);
             let mut table = Table::new(std::iter::once(heading).chain(sizes));
             for mode in burst::MODES {
