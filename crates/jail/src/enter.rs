@@ -4,7 +4,7 @@ use std::fs;
 use std::str::FromStr;
 
 use crate::error::{JailError, entering};
-use crate::{privileges, root, sys};
+use crate::{filter, privileges, root, sys};
 
 /// What a process was started with, as its command line says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,5 +58,6 @@ pub fn enter(confinement: Confinement) -> Result<(), JailError> {
     }
     privileges::seal()?;
     // A descriptor that a program would inherit is none that this process knows of; it runs no program anyway.
-    sys::close_on_exec_from(3).map_err(entering("marking descriptors"))
+    sys::close_on_exec_from(3).map_err(entering("marking descriptors"))?;
+    filter::start()
 }

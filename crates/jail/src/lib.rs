@@ -21,6 +21,7 @@
 mod authority;
 mod enter;
 mod error;
+mod filter;
 mod inherited;
 mod launch;
 mod passage;
@@ -32,6 +33,7 @@ mod sys;
 pub use authority::{Authority, authority, prepare};
 pub use enter::{Confinement, enter};
 pub use error::JailError;
+pub use filter::{Role, begin_running, narrow};
 pub use inherited::Inherited;
 pub use launch::{Launched, Program, launch};
 pub use passage::{Access, Passage};

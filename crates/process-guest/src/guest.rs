@@ -157,6 +157,7 @@ impl Hooks for VcpuThreads {
             .name(format!("vcpu-{}", thread.tid))
             .stack_size(256 << 10)
             .spawn(move || {
+                jail::narrow(jail::Role::Guest);
                 let run = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state, &first_exit));
                 if catch_unwind(run).is_err() {
                     // A defect of ours, whatever the guest did: the guest can't go on, the worker says so.

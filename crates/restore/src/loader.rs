@@ -170,6 +170,7 @@ impl Loader {
         let done_at_ns = Arc::new(AtomicU64::new(0));
         let (stopped, done) = (Arc::clone(&stop), Arc::clone(&done_at_ns));
         let thread = thread::Builder::new().name("loader".into()).spawn(move || {
+            jail::narrow(jail::Role::Loader);
             let report = run(&job, &stopped);
             done.store(crate::timeline::monotonic_ns(), Ordering::Release);
             report

@@ -123,6 +123,7 @@ impl Server {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("userfaults".into()).spawn(move || {
+            jail::narrow(jail::Role::Loader);
             let mut faults = Vec::new();
             let failure = serve(&mut job, &stopped, &mut faults).err();
             if let (Some(failure), Some(hook)) = (&failure, &job.on_failure) {

@@ -42,6 +42,9 @@ pub enum WorkerError {
     /// The node's socket.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The system call filter.
+    #[error(transparent)]
+    Jail(#[from] jail::JailError),
     /// A thread can't be started.
     #[error("starting a thread of the worker")]
     Thread(#[source] std::io::Error),
@@ -101,6 +104,8 @@ pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
             return Ok(node.send(&FromWorker::Failed(failure))?);
         }
     };
+    // From here on the node, a snapshot or a guest has a say.
+    jail::begin_running()?;
     node.send(&FromWorker::Ready)?;
     let mut worker = Worker {
         node,
@@ -384,7 +389,7 @@ impl From<WorkerError> for Refused {
     fn from(error: WorkerError) -> Self {
         match error {
             WorkerError::Channel(error) => Self::Channel(error),
-            WorkerError::Thread(error) => Self::Machine(error.to_string()),
+            other => Self::Machine(other.to_string()),
         }
     }
 }
