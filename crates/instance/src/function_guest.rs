@@ -32,6 +32,9 @@ const PAUSE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a guest that is ended may take to be gone.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a guest may take until it only waits, before it is brought to rest for a snapshot.
+const SETTLE_LIMIT: Duration = Duration::from_millis(500);
+
 const SIGKILL: i32 = 9;
 
 /// What a function's guest is made from.
@@ -203,6 +206,9 @@ impl FunctionGuest {
 
     /// Writes a snapshot below `parent` and lets the guest go on; gives the bytes of memory that are stored.
     pub fn snapshot(&self, parent: &Path) -> Result<u64, InstanceError> {
+        // The runtime was heard of when its request arrived; it has yet to begin to wait for the answer. A program that
+        // doesn't settle is snapshotted as it is.
+        let _ = self.process.settle(SETTLE_LIMIT);
         self.process.pause(PAUSE_LIMIT)?;
         let written = self.write(parent);
         self.process.resume();

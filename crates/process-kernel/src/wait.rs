@@ -5,7 +5,7 @@
 //! Nothing here blocks inside the host kernel on a guest's behalf: a sleeping guest thread is always parked on its own
 //! [`Parker`], and so can always be interrupted (signal, pause for a snapshot, exit).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -83,6 +83,7 @@ impl Drop for Registration<'_> {
 pub struct Parker {
     woken: Mutex<bool>,
     changed: Condvar,
+    asleep: AtomicBool,
 }
 
 impl Parker {
@@ -97,13 +98,20 @@ impl Parker {
         if *woken {
             return true;
         }
+        self.asleep.store(true, Ordering::Relaxed);
         match limit {
             None => self.changed.wait_while(&mut woken, |woken| !*woken),
             Some(limit) => {
                 self.changed.wait_while_for(&mut woken, |woken| !*woken, limit);
             }
         }
+        self.asleep.store(false, Ordering::Relaxed);
         *woken
+    }
+
+    /// Whether its thread sleeps at this moment and nothing has woken it yet.
+    pub fn is_asleep(&self) -> bool {
+        self.asleep.load(Ordering::Relaxed) && !*self.woken.lock()
     }
 }
 

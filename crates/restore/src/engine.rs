@@ -353,7 +353,10 @@ fn map(
         _ => Ok(()),
     })?;
     if random_access {
-        for range in between_guest_files(request.layout).runs() {
+        // Private copies of pages of the guest's files lie in the memory file, too: one of them read with the device's window
+        // would bring in megabytes of the memory file around it.
+        let own = between_guest_files(request.layout).union(&plan.snapshot_pages());
+        for range in own.runs() {
             memory.advise(*range, Advice::Random)?;
         }
     }

@@ -162,6 +162,15 @@ impl RestorePlan {
         Self { steps: builder.steps }
     }
 
+    /// The pages that are mapped from the snapshot's own files.
+    pub(crate) fn snapshot_pages(&self) -> PageSet {
+        let ranges = self.steps.iter().filter_map(|step| match step {
+            MapStep::MemoryFile { range, .. } | MapStep::LoadingSet { range, .. } => Some(*range),
+            _ => None,
+        });
+        ranges.collect()
+    }
+
     /// How many mappings the plan makes.
     pub fn mappings(&self) -> usize {
         let maps = |step: &&MapStep| {

@@ -23,6 +23,9 @@ use crate::mm::Mm;
 use crate::net::Network;
 use crate::vdso::VdsoClock;
 
+/// Time between two looks at whether a program has settled.
+const SETTLING_POLL: Duration = Duration::from_micros(500);
+
 /// What the process needs from whoever runs it: vCPUs for threads.
 pub trait Hooks: Send + Sync {
     /// Runs `thread` on a vCPU of its own, starting with `cpu` and the vector state `fpu`.
@@ -335,6 +338,22 @@ impl Process {
             self.changed.wait(&mut state);
         }
         Ok(())
+    }
+
+    /// Waits, at most for `limit`, until every thread sleeps in a system call: what the program had begun when it was last
+    /// heard of is done then, and need not be done again by every copy that goes on from a snapshot. Whether it came to that;
+    /// a program that computes in the background never does.
+    pub fn settle(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        loop {
+            if self.threads().iter().all(|thread| thread.parker().is_asleep()) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(SETTLING_POLL);
+        }
     }
 
     /// Brings every thread to rest at a safe point and keeps them there until [`Process::resume`].
