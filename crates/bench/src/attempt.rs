@@ -39,7 +39,7 @@ pub(crate) struct Measured {
 /// What went wrong with a request, before it is known which one it was.
 enum Trouble {
     Worker(Box<WorkerError>, Log),
-    Wrong(Box<Answer>),
+    Wrong(Vec<u8>),
     FellBack(String),
     Bench(BenchError),
 }
@@ -100,14 +100,22 @@ impl Request<'_> {
     }
 
     fn check(&self, answer: Answer) -> Result<Answer, Trouble> {
-        let checksum = serde_json::from_slice::<Value>(&answer.payload).ok();
-        let right = checksum.is_some_and(|value| {
-            value.get("checksum").and_then(Value::as_str) == Some(self.input.checksum.as_str())
-        });
-        if right && !answer.ending.is_function_error() {
-            Ok(answer)
-        } else {
-            Err(Trouble::Wrong(Box::new(answer)))
+        match self.is_right(&answer.payload) && !answer.ending.is_function_error() {
+            true => Ok(answer),
+            false => Err(Trouble::Wrong(answer.payload.into_vec())),
+        }
+    }
+
+    fn is_right(&self, payload: &[u8]) -> bool {
+        let answer = serde_json::from_slice::<Value>(payload).unwrap_or_default();
+        answer.get("checksum").and_then(Value::as_str) == Some(self.input.checksum.as_str())
+    }
+
+    /// Makes sure that an answer which came otherwise carries the right checksum.
+    pub fn check_payload(&self, mode: &str, payload: &[u8]) -> Result<(), BenchError> {
+        match self.is_right(payload) {
+            true => Ok(()),
+            false => Err(self.error(mode, Trouble::Wrong(payload.to_vec()))),
         }
     }
 
@@ -118,12 +126,12 @@ impl Request<'_> {
             Trouble::Worker(source, log) => {
                 BenchError::Worker { function, mode, input, log: log.text(), source }
             }
-            Trouble::Wrong(answer) => BenchError::WrongAnswer {
+            Trouble::Wrong(payload) => BenchError::WrongAnswer {
                 function,
                 mode,
                 input,
                 expected: self.input.checksum.clone(),
-                answer: String::from_utf8_lossy(&answer.payload).chars().take(500).collect(),
+                answer: String::from_utf8_lossy(&payload).chars().take(500).collect(),
             },
             Trouble::FellBack(reason) => BenchError::FellBack { function, mode, reason },
             Trouble::Bench(error) => error,

@@ -167,6 +167,11 @@ impl Journal {
     }
 }
 
+/// The results of the run in `folder`, complete or not.
+pub(crate) fn load(folder: &Path) -> Result<Vec<Entry>, BenchError> {
+    Ok(read(&folder.join("journal.jsonl"))?.0)
+}
+
 /// The entries of a journal and the bytes that they take; a last line without an end does not count.
 fn read(path: &Path) -> Result<(Vec<Entry>, u64), BenchError> {
     let text = match fs::read_to_string(path) {

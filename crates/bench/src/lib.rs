@@ -36,10 +36,13 @@ mod snapshots;
 mod statistics;
 mod targets;
 mod throttle;
+mod trace;
+mod yardstick;
 
 use store::Store;
 
 pub use error::BenchError;
+pub use experiments::keep_alive::KeepAliveOptions;
 pub use report::Report;
 pub use run::BenchOptions;
 
@@ -74,4 +77,13 @@ pub fn run(store: &Store, experiment: Experiment, options: &BenchOptions) -> Res
         Experiment::Ablation => (ablation::measure(store, options)?, Kind::Ablation),
     };
     report::write(&run, kind)
+}
+
+/// Plays a generated day of calls through keep-alive policies, on costs that [`Experiment::Modes`] measured.
+///
+/// # Errors
+/// [`BenchError`] when there are no such costs or the results can't be written.
+pub fn keep_alive(options: &KeepAliveOptions) -> Result<Report, BenchError> {
+    let rows = experiments::keep_alive::rows(options)?;
+    report::keep_alive::write(options, &rows)
 }

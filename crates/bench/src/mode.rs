@@ -60,10 +60,12 @@ pub(crate) enum Mode {
     OnDemand,
     Eager,
     Cold,
+    Process,
+    ForkServer,
 }
 
 impl Mode {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Warm,
         Self::Cached,
         Self::FaaSnap,
@@ -75,6 +77,8 @@ impl Mode {
         Self::OnDemand,
         Self::Eager,
         Self::Cold,
+        Self::Process,
+        Self::ForkServer,
     ];
     /// What vanilla lazy mapping is at its best: the fastest of these by function.
     pub const ON_DEMAND: [Self; 3] = [Self::OnDemandRandom, Self::OnDemand128K, Self::OnDemand];
@@ -92,6 +96,8 @@ impl Mode {
             Self::OnDemand => "on-demand",
             Self::Eager => "eager",
             Self::Cold => "cold",
+            Self::Process => "process",
+            Self::ForkServer => "fork-server",
         }
     }
 
@@ -109,6 +115,8 @@ impl Mode {
             Self::OnDemand => "memory file mapped, the device's readahead as it is",
             Self::Eager => "all of memory read before the function runs",
             Self::Cold => "booted and initialised, no snapshot",
+            Self::Process => "for comparison: the interpreter started on the host for each request, no isolation",
+            Self::ForkServer => "for comparison: a process on the host that forks for each request, no isolation",
         }
     }
 
@@ -121,7 +129,7 @@ impl Mode {
             how
         };
         Some(match self {
-            Self::Warm | Self::Cold => return None,
+            Self::Warm | Self::Cold | Self::Process | Self::ForkServer => return None,
             Self::Cached => How { files: Files::Cached, ..by(RestoreStrategy::Cached) },
             Self::FaaSnap => by(RestoreStrategy::FaaSnap),
             Self::FaaSnapCached => How { files: Files::Cached, ..by(RestoreStrategy::FaaSnap) },

@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::readahead::Readahead;
 use crate::snapshots::{BenchSnapshot, recorded_request};
 use crate::statistics::Random;
+use crate::yardstick::{self, ForkServer};
 
 /// How long each shape of fio reads, in milliseconds.
 const BANDWIDTH_MS: u32 = 400;
@@ -54,7 +55,16 @@ pub(crate) struct Turn<'a> {
 pub(crate) enum Way {
     Warm,
     Booted,
+    Process,
+    ForkServer,
     Restored(How),
+}
+
+/// What is kept between the turns of a function.
+#[derive(Default)]
+struct Kept {
+    warm: Option<WarmInstance>,
+    fork_server: Option<ForkServer>,
 }
 
 /// A run that goes on.
@@ -164,7 +174,7 @@ impl Run {
         if !rounds.clone().any(|repeat| turns.iter().any(|turn| missing(&self.journal, turn, repeat))) {
             return Ok(());
         }
-        let mut warm = None;
+        let mut kept = Kept::default();
         for repeat in std::iter::once(0).chain(rounds) {
             let mut order: Vec<&Turn<'_>> = turns
                 .iter()
@@ -178,14 +188,14 @@ impl Run {
                 progress.at(&format!("{} {} {}", subject.name, turn.mode, turn.input));
                 let Some(input) = subject.input(turn.input) else { continue };
                 let request = Request { subject, input };
-                let measured = self.take(request, snapshot, &turn.way, &mut warm, &started)?;
+                let measured = self.take(request, snapshot, &turn.way, &mut kept, &started)?;
                 if repeat > 0 {
                     self.journal.add(Entry::Sample { key: key(subject, turn, repeat), measured })?;
                     progress.advance();
                 }
             }
         }
-        if let Some(warm) = warm {
+        if let Some(warm) = kept.warm {
             let failed = |source| BenchError::Worker {
                 function: subject.name.clone(),
                 mode: "warm".to_owned(),
@@ -203,17 +213,25 @@ impl Run {
         request: Request<'_>,
         snapshot: &BenchSnapshot,
         way: &Way,
-        warm: &mut Option<WarmInstance>,
+        kept: &mut Kept,
         started: impl Fn(u32) -> Result<(), BenchError>,
     ) -> Result<Measured, BenchError> {
         match way {
             Way::Booted => request.booted("cold"),
+            Way::Process => yardstick::process(request),
+            Way::ForkServer => {
+                let server = match &mut kept.fork_server {
+                    Some(server) => server,
+                    none => none.insert(ForkServer::start(request.subject)?),
+                };
+                server.ask(request)
+            }
             Way::Warm => {
-                let instance = match warm {
+                let instance = match &mut kept.warm {
                     Some(instance) => instance,
-                    None => {
+                    none => {
                         let recorded = recorded_request(request.subject)?;
-                        warm.insert(WarmInstance::start(recorded, &snapshot.folder)?)
+                        none.insert(WarmInstance::start(recorded, &snapshot.folder)?)
                     }
                 };
                 instance.ask(request)

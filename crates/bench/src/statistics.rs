@@ -75,6 +75,11 @@ impl Random {
         self.next().checked_rem(limit).unwrap_or(0)
     }
 
+    /// From 0 up to, but without, 1.
+    pub fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
     /// Puts `items` in a random order.
     pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn an_interval_holds_its_median_and_narrows() {
         let mut random = Random::new(3);
-        let many: Vec<f64> = (0..200).map(|_| random.below(1000) as f64).collect();
+        let many: Vec<f64> = (0..200).map(|_| random.share()).collect();
         let wide = Median::of(&many[..10]).unwrap();
         let narrow = Median::of(&many).unwrap();
         assert!(wide.low <= wide.value && wide.value <= wide.high);

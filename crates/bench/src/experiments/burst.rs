@@ -20,7 +20,7 @@ const FUNCTIONS: [&str; 2] = ["hello-world", "json"];
 pub(crate) const SIZES: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 const QUICK_SIZES: [usize; 4] = [1, 4, 16, 64];
 pub(crate) const MODES: [Mode; 4] = [Mode::Cached, Mode::FaaSnap, Mode::Reap, Mode::OnDemandRandom];
-/// Bursts take long: this many count.
+/// Bursts take long: at most this many count.
 const REPEATS: u32 = 5;
 
 /// Which snapshots the requests of a burst are for.
@@ -70,7 +70,7 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         for snapshots in Snapshots::ALL {
             let copies = copies(&snapshot, snapshots, *sizes.last().unwrap_or(&1))?;
             for size in sizes {
-                bursts(&mut run, subject, &copies, snapshots, *size, &progress)?;
+                bursts(&mut run, subject, &copies, &MODES, snapshots, *size, &progress)?;
             }
             if snapshots == Snapshots::Different {
                 copies.into_iter().try_for_each(BenchSnapshot::remove)?;
@@ -101,10 +101,12 @@ pub(crate) fn bursts(
     run: &mut Run,
     subject: &Subject,
     copies: &[BenchSnapshot],
+    modes: &[Mode],
     snapshots: Snapshots,
     size: usize,
     progress: &Progress,
 ) -> Result<(), BenchError> {
+    let repeats = run.repeats.min(REPEATS);
     let Some(input) = subject.input("b") else { return Ok(()) };
     let request = Request { subject, input };
     let key = |mode: Mode, repeat| Key {
@@ -114,11 +116,11 @@ pub(crate) fn bursts(
         repeat,
     };
     let missing = |run: &Run, mode, repeat| !run.journal.has(&key(mode, repeat));
-    if !(1..=run.repeats).any(|repeat| MODES.iter().any(|mode| missing(run, *mode, repeat))) {
+    if !(1..=repeats).any(|repeat| modes.iter().any(|mode| missing(run, *mode, repeat))) {
         return Ok(());
     }
-    for repeat in 0..=run.repeats {
-        for mode in MODES {
+    for repeat in 0..=repeats {
+        for mode in modes.iter().copied() {
             let Some(how) = mode.how() else { continue };
             if repeat > 0 && !missing(run, mode, repeat) {
                 continue;

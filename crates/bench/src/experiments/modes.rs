@@ -2,6 +2,7 @@
 
 use store::Store;
 
+use super::burst::{self, Snapshots};
 use crate::bandwidth;
 use crate::catalogue::Subject;
 use crate::error::BenchError;
@@ -9,12 +10,16 @@ use crate::mode::Mode;
 use crate::progress::Progress;
 use crate::run::{BenchOptions, Run, Turn, Way};
 use crate::snapshots::BenchSnapshot;
+use crate::yardstick;
 
 /// The functions of a quick run: one that is nearly nothing, one for text, one for pictures, one for arithmetic.
 pub(crate) const QUICK: [&str; 4] = ["hello-world", "json", "image", "matmul"];
 /// What is also tested on the recorded input; the other modes differ in where files are, not in what is touched.
 const ON_A: [Mode; 5] = [Mode::Warm, Mode::Cached, Mode::FaaSnap, Mode::Reap, Mode::OnDemandRandom];
-/// Boots take long and vary little.
+/// Functions of which 64 are asked for at once, for the table of targets, and how.
+const BURSTS: [&str; 2] = ["hello-world", "json"];
+const BURST_MODES: [Mode; 2] = [Mode::Cached, Mode::FaaSnap];
+/// Boots and plain starts take long and vary little.
 const BOOTS: u32 = 5;
 
 /// Measures what is missing.
@@ -25,20 +30,26 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
     }
     let subjects = std::mem::take(&mut run.subjects);
     let mut modes = Mode::ALL.to_vec();
-    let without = |run: &Run| match &run.readahead {
+    let mut left_out = Vec::new();
+    let no_window = match &run.readahead {
         None => Some("the kernel shows no readahead setting of the disk".to_owned()),
         Some(readahead) => readahead.obstacle(),
     };
-    let no_window = without(&run);
-    if no_window.is_some() {
+    if let Some(reason) = no_window {
         modes.retain(|mode| *mode != Mode::OnDemand128K);
+        left_out.push((Mode::OnDemand128K, reason));
+    }
+    if let Some(reason) = subjects.iter().find_map(yardstick::obstacle) {
+        modes.retain(|mode| !matches!(mode, Mode::Process | Mode::ForkServer));
+        left_out.push((Mode::Process, reason.clone()));
+        left_out.push((Mode::ForkServer, reason));
     }
     let quick = run.quick;
     let turns = |_: &Subject| turns(&modes, quick);
     let (total, done) = run.count(turns, &subjects);
     let progress = Progress::new(total, done);
-    if let Some(reason) = no_window {
-        run.leave_out(Mode::OnDemand128K.name(), reason, &progress)?;
+    for (mode, reason) in left_out {
+        run.leave_out(mode.name(), reason, &progress)?;
     }
     if let Some(reason) = bandwidth::obstacle() {
         run.leave_out("bandwidth", reason, &progress)?;
@@ -51,6 +62,10 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         run.keep_picture(subject, &snapshot)?;
         progress.begin(&format!("{}: {} ways", subject.name, modes.len()));
         run.rounds(subject, &snapshot, &turns(subject), &progress, |_| Ok(()))?;
+        if !run.quick && BURSTS.contains(&subject.name.as_str()) {
+            let same = [BenchSnapshot { folder: snapshot.folder.clone() }];
+            burst::bursts(&mut run, subject, &same, &BURST_MODES, Snapshots::Same, 64, &progress)?;
+        }
     }
     run.subjects = subjects;
     run.end(&progress)?;
@@ -61,10 +76,12 @@ fn turns(modes: &[Mode], quick: bool) -> Vec<Turn<'static>> {
     let turn = |mode: Mode, input| Turn {
         mode: mode.name().to_owned(),
         input,
-        at_most: if mode == Mode::Cold { BOOTS } else { u32::MAX },
+        at_most: if matches!(mode, Mode::Cold | Mode::Process) { BOOTS } else { u32::MAX },
         way: match (mode, mode.how()) {
             (_, Some(how)) => Way::Restored(how),
             (Mode::Cold, None) => Way::Booted,
+            (Mode::Process, None) => Way::Process,
+            (Mode::ForkServer, None) => Way::ForkServer,
             (_, None) => Way::Warm,
         },
     };

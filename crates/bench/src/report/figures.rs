@@ -28,6 +28,8 @@ pub(super) fn all(results: Results<'_>, kind: Kind) -> Vec<(String, String)> {
                 Mode::OnDemand,
                 Mode::Eager,
                 Mode::Cold,
+                Mode::Process,
+                Mode::ForkServer,
             ];
             vec![
                 named(
@@ -62,6 +64,8 @@ fn colour(mode: Mode) -> String {
         Mode::OnDemand => "#b2e2d5",
         Mode::Eager => "#cc79a7",
         Mode::Cold => "#e69f00",
+        Mode::Process => "#8c6d31",
+        Mode::ForkServer => "#f0e442",
     }
     .to_owned()
 }
@@ -98,7 +102,7 @@ fn totals(results: Results<'_>, modes: &[Mode], title: &str) -> String {
 }
 
 /// Groups of phases that a reader can tell apart, with their colours.
-const PHASES: [(&str, &str, &[Phase]); 6] = [
+const PHASES: [(&str, &str, &[Phase]); 5] = [
     ("worker and request", "#444444", &[Phase::WorkerReady, Phase::Sent, Phase::Received]),
     (
         "virtual machine and state",
@@ -108,27 +112,21 @@ const PHASES: [(&str, &str, &[Phase]); 6] = [
     ("snapshot opened, planned", "#56b4e9", &[Phase::SnapshotOpened, Phase::Planned]),
     ("memory mapped", "#009e73", &[Phase::Mapped]),
     ("memory read before running", "#d55e00", &[Phase::Prefetched, Phase::MadeResident]),
-    ("running", "#0072b2", &[Phase::FirstExit, Phase::Answered, Phase::Initialised]),
 ];
+/// Running, cut in two: as long as a warm instance would, and longer.
+const RUNNING: [(&str, &str); 2] = [("running longer than warm", "#0072b2"), ("running as long as warm", "#d9d9d9")];
 
-/// Milliseconds of the phases of one group, without what lies beside or inside another.
+/// Milliseconds of the phases of one group.
 fn phase_ms(timeline: &Timeline, phases: &[Phase]) -> f64 {
-    let first_exit = timeline.end_of(Phase::FirstExit);
-    let took = timeline.phases.iter().filter(|record| phases.contains(&record.phase)).map(|record| {
-        // The way to the first exit and that to the answer begin together.
-        match (record.phase, first_exit) {
-            (Phase::Answered, Some(exit)) => record.end_ns.saturating_sub(exit.max(record.start_ns)),
-            _ => record.end_ns.saturating_sub(record.start_ns),
-        }
-    });
-    took.sum::<u64>() as f64 / 1e6
+    let took = timeline.phases.iter().filter(|record| phases.contains(&record.phase));
+    took.map(|record| record.end_ns.saturating_sub(record.start_ns)).sum::<u64>() as f64 / 1e6
 }
 
 fn phases(results: Results<'_>) -> String {
     let modes = [Mode::Cached, Mode::FaaSnap, Mode::Reap, Mode::OnDemandRandom];
     let panel = |function: &str| {
         let bar = |mode: &Mode| {
-            let segments: Vec<Segment> = PHASES
+            let mut segments: Vec<Segment> = PHASES
                 .iter()
                 .filter_map(|(_, colour, group)| {
                     let value = results
@@ -136,6 +134,16 @@ fn phases(results: Results<'_>) -> String {
                     Some(Segment { value, colour: (*colour).to_owned() })
                 })
                 .collect();
+            let ran = results
+                .median_of(function, mode.name(), B, |timeline| Some(phase_ms(timeline, &[Phase::Answered])));
+            let warm = results.total(function, Mode::Warm, B).unwrap_or(0.0);
+            if let Some(ran) = ran {
+                let values = [(ran - warm).max(0.0), ran.min(warm)];
+                segments.extend(RUNNING.iter().zip(values).map(|((_, colour), value)| Segment {
+                    value,
+                    colour: (*colour).to_owned(),
+                }));
+            }
             (!segments.is_empty()).then(|| Bar { label: mode.to_string(), segments, interval: None })
         };
         BarPanel {
@@ -148,7 +156,12 @@ fn phases(results: Results<'_>) -> String {
         title: "What the time goes into, input B".to_owned(),
         unit: "milliseconds, medians of each part; dashed: warm".to_owned(),
         panels: results.functions().into_iter().map(panel).collect(),
-        legend: PHASES.iter().map(|(name, colour, _)| ((*name).to_owned(), (*colour).to_owned())).collect(),
+        legend: PHASES
+            .iter()
+            .map(|(name, colour, _)| (*name, *colour))
+            .chain(RUNNING)
+            .map(|(name, colour)| (name.to_owned(), colour.to_owned()))
+            .collect(),
         columns: 4,
         label_room: 88.0,
     }

@@ -2,6 +2,7 @@
 
 mod figures;
 mod files;
+pub(crate) mod keep_alive;
 mod table;
 mod tables;
 

@@ -81,7 +81,8 @@ fn modes(results: Results<'_>) -> String {
     }
     text.push_str(&format!("\n{}\n{}\n", details(results), above_warm(results)));
     let mut table = Table::new(["target", "at most", "measured", ""]);
-    for target in targets(results) {
+    let targets = targets(results);
+    for target in &targets {
         let met = match target.met {
             Some(true) => "met",
             Some(false) => "NOT MET",
@@ -90,6 +91,9 @@ fn modes(results: Results<'_>) -> String {
         table.row([target.what.as_str(), &target.at_most, &target.measured, met]);
     }
     text.push_str(&table.words());
+    for target in targets.iter().filter(|target| !target.missed.is_empty()) {
+        text.push_str(&format!("\nnot met, {}: {}", target.what, target.missed.join(", ")));
+    }
     text
 }
 

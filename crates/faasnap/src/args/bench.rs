@@ -27,6 +27,22 @@ pub(crate) enum BenchCommand {
     SlowDisk(BenchArguments),
     /// FaaSnap without each of its techniques
     Ablation(BenchArguments),
+    /// Memory held against cold starts over a generated day of calls: a simulation on costs that `modes` measured
+    KeepAlive(KeepAliveArguments),
+}
+
+/// What the simulation takes.
+#[derive(Debug, Args)]
+pub(crate) struct KeepAliveArguments {
+    /// The folder of a run of `faasnap bench modes`
+    #[arg(long, value_name = "DIR", default_value = "bench-results/modes")]
+    pub(crate) costs: PathBuf,
+    /// Where tables and plots go
+    #[arg(long, value_name = "DIR", default_value = "bench-results/keep-alive")]
+    pub(crate) into: PathBuf,
+    /// Functions of the generated day
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) functions: u32,
 }
 
 /// What every experiment takes.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use bench::BenchCommand;
+pub(crate) use bench::{BenchCommand, KeepAliveArguments};
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::ExecArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};

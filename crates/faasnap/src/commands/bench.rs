@@ -1,11 +1,11 @@
 //! `faasnap bench`.
 
 use anyhow::Result;
-use bench::{BenchOptions, Experiment};
+use bench::{BenchOptions, Experiment, KeepAliveOptions, Report};
 use store::Store;
 
 use super::Outcome;
-use crate::args::BenchCommand;
+use crate::args::{BenchCommand, KeepAliveArguments};
 use crate::output::print;
 
 pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
@@ -15,6 +15,9 @@ pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
         BenchCommand::Burst(arguments) => (Experiment::Burst, arguments),
         BenchCommand::SlowDisk(arguments) => (Experiment::SlowDisk, arguments),
         BenchCommand::Ablation(arguments) => (Experiment::Ablation, arguments),
+        BenchCommand::KeepAlive(KeepAliveArguments { costs, into, functions }) => {
+            return show(&bench::keep_alive(&KeepAliveOptions { costs, into, functions })?);
+        }
     };
     let options = BenchOptions {
         functions: arguments.functions,
@@ -23,7 +26,10 @@ pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
         into: arguments.into,
         again: arguments.again,
     };
-    let report = bench::run(store, experiment, &options)?;
+    show(&bench::run(store, experiment, &options)?)
+}
+
+fn show(report: &Report) -> Result<Outcome> {
     print(report.text.trim_end())?;
     let files: Vec<String> = report.files.iter().map(|file| file.display().to_string()).collect();
     print(&format!("\nwritten: {}", files.join(" ")))?;
