@@ -115,8 +115,12 @@ impl Mode {
             Self::OnDemand => "memory file mapped, the device's readahead as it is",
             Self::Eager => "all of memory read before the function runs",
             Self::Cold => "booted and initialised, no snapshot",
-            Self::Process => "for comparison: the interpreter started on the host for each request, no isolation",
-            Self::ForkServer => "for comparison: a process on the host that forks for each request, no isolation",
+            Self::Process => {
+                "for comparison: the interpreter started on the host for each request, no isolation"
+            }
+            Self::ForkServer => {
+                "for comparison: a process on the host that forks for each request, no isolation"
+            }
         }
     }
 

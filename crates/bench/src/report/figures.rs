@@ -114,7 +114,8 @@ const PHASES: [(&str, &str, &[Phase]); 5] = [
     ("memory read before running", "#d55e00", &[Phase::Prefetched, Phase::MadeResident]),
 ];
 /// Running, cut in two: as long as a warm instance would, and longer.
-const RUNNING: [(&str, &str); 2] = [("running longer than warm", "#0072b2"), ("running as long as warm", "#d9d9d9")];
+const RUNNING: [(&str, &str); 2] =
+    [("running longer than warm", "#0072b2"), ("running as long as warm", "#d9d9d9")];
 
 /// Milliseconds of the phases of one group.
 fn phase_ms(timeline: &Timeline, phases: &[Phase]) -> f64 {
@@ -139,10 +140,12 @@ fn phases(results: Results<'_>) -> String {
             let warm = results.total(function, Mode::Warm, B).unwrap_or(0.0);
             if let Some(ran) = ran {
                 let values = [(ran - warm).max(0.0), ran.min(warm)];
-                segments.extend(RUNNING.iter().zip(values).map(|((_, colour), value)| Segment {
-                    value,
-                    colour: (*colour).to_owned(),
-                }));
+                segments.extend(
+                    RUNNING
+                        .iter()
+                        .zip(values)
+                        .map(|((_, colour), value)| Segment { value, colour: (*colour).to_owned() }),
+                );
             }
             (!segments.is_empty()).then(|| Bar { label: mode.to_string(), segments, interval: None })
         };
