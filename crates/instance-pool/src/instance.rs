@@ -72,11 +72,25 @@ pub(crate) async fn live(
     let log = InstanceLog::new(core.log.clone(), deployed.clone());
     let record = core.recordings.begin(deployed.key());
     let born = start::start(&core, &deployed, &log, timeline, record.is_some()).await;
-    let Born { connection, start, first_limit, _snapshot } = match born {
-        Ok(born) => born,
-        Err(why) => return core.start_failed(id, &deployed, why),
-    };
     drop(permit);
+    match born {
+        Ok(born) => serve(&core, id, deployed, &log, born, &mut jobs).await,
+        Err(why) => core.start_failed(id, &deployed, why),
+    }
+    drop(record);
+    log.end();
+}
+
+/// Takes jobs as they come.
+async fn serve(
+    core: &Arc<Core>,
+    id: InstanceId,
+    deployed: Arc<Deployed>,
+    log: &InstanceLog,
+    born: Born,
+    jobs: &mut mpsc::UnboundedReceiver<Box<Job>>,
+) {
+    let Born { connection, start, first_limit, _snapshot } = born;
     if matches!(start, Start::Booted { .. }) {
         count(&core.counters.booted);
         core.snapshot_soon(&deployed);
@@ -84,7 +98,7 @@ pub(crate) async fn live(
         count(&core.counters.restored);
     }
     core.ready(id);
-    let mut instance = Instance { connection, deployed, log, start };
+    let mut instance = Instance { connection, deployed, log: log.clone(), start };
     let mut limit = first_limit;
     loop {
         let job = tokio::select! {
@@ -126,7 +140,6 @@ pub(crate) async fn live(
         instance.start = Start::Warm;
     }
     instance.stop().await;
-    drop(record);
 }
 
 struct Instance {

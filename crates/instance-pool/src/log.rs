@@ -15,6 +15,9 @@ pub const LOG_TAIL: usize = 4096;
 pub trait LogReceiver: Send + Sync {
     /// Takes some bytes, not cut at line ends. `instance` names the instance: AWS's log stream.
     fn receive(&self, function: &Deployed, instance: &str, stream: LogStream, bytes: &[u8]);
+
+    /// Takes note that nothing more comes from an instance.
+    fn ended(&self, _function: &Deployed, _instance: &str) {}
 }
 
 /// Drops everything.
@@ -67,6 +70,11 @@ impl InstanceLog {
         if surplus >= LOG_TAIL {
             tail.bytes.drain(..surplus);
         }
+    }
+
+    /// Says that the instance has ended.
+    pub fn end(&self) {
+        self.receiver.ended(&self.deployed, &self.stream_name);
     }
 
     /// Forgets what came before the invocation that begins now.

@@ -359,7 +359,9 @@ impl Core {
 
     async fn snapshot(self: &Arc<Self>, deployed: &Arc<Deployed>) -> Result<SnapshotEntry, SnapshotFailed> {
         let log = InstanceLog::new(self.log.clone(), deployed.clone());
-        let entry = start::snapshot(self, deployed, &log).await?;
+        let taken = start::snapshot(self, deployed, &log).await;
+        log.end();
+        let entry = taken?;
         count(&self.counters.snapshots);
         Ok(entry)
     }

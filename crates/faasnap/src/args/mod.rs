@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod function;
 mod invoke;
+mod logs;
 mod runtime;
 mod snapshot;
 mod values;
@@ -19,6 +20,7 @@ pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::ExecArguments;
 pub(crate) use function::{CreateFunction, FunctionCommand};
 pub(crate) use invoke::{From, InvokeArguments, Payload, Way};
+pub(crate) use logs::LogsArguments;
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
 pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};
 pub(crate) use values::environment;
@@ -74,6 +76,8 @@ pub(crate) enum Command {
     Function(FunctionCommand),
     /// Call a function: in a new instance, or in one restored from its snapshot
     Invoke(InvokeArguments),
+    /// Print what a function wrote to its log
+    Logs(LogsArguments),
     /// Take, list, show, verify and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),

@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod function;
 mod invoke;
+mod logs;
 mod restores;
 mod runtime;
 mod snapshot;
@@ -38,6 +39,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Function(command) => function::run(&open(&global)?, command),
         Command::Snapshot(command) => snapshot::run(&prepared(&global)?, command),
         Command::Invoke(arguments) => invoke::run(&prepared(&global)?, &arguments),
+        Command::Logs(arguments) => logs::run(&open(&global)?, &arguments),
         Command::Worker(arguments) => worker::run(&arguments),
         Command::Bench(command) => bench::run(&prepared(&global)?, command),
         // A program needs no home; where there is one, it is hidden from the program.
