@@ -21,11 +21,13 @@ pub(super) fn run(store: &Store, arguments: &LogsArguments) -> Result<Outcome> {
         store.function(&arguments.name)?;
     }
     print(&first)?;
-    while arguments.follow {
+    if !arguments.follow {
+        return Ok(Outcome::Good);
+    }
+    loop {
         std::thread::sleep(LOOK);
         print(&reader.read()?)?;
     }
-    Ok(Outcome::Good)
 }
 
 fn print(bytes: &[u8]) -> Result<()> {

@@ -1,0 +1,294 @@
+//! The pool against workers that do as they are told: crash, fail, stream, take their time. The workers are this program run
+//! again, speaking the worker protocol without any guest.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod world;
+
+use std::time::Duration;
+
+use instance_pool::policy::{Keep, Policy};
+use instance_pool::{Census, PoolSettings, Refused, SnapshotFailed, Start, Throttle};
+use libtest_mimic::{Arguments, Trial};
+use world::{World, worker};
+
+fn main() {
+    // The pool starts its workers as `PROGRAM worker`.
+    if std::env::args().nth(1).as_deref() == Some("worker") {
+        return worker::serve();
+    }
+    let test = |name: &str, test: fn()| {
+        Trial::test(name, move || {
+            test();
+            Ok(())
+        })
+        // Workers are handed the device, whatever they do with it.
+        .with_ignored_flag(!std::path::Path::new("/dev/kvm").exists())
+    };
+    let tests = vec![
+        test("an_instance_is_used_again_and_a_sequential_caller_needs_only_one", warm),
+        test("a_burst_is_answered_and_needs_no_more_instances_than_calls", burst),
+        test("a_worker_that_dies_before_the_event_is_replaced_and_the_caller_hears_nothing", dies_before),
+        test("a_worker_that_dies_with_the_event_is_an_answer_and_never_a_second_run", dies_within),
+        test("an_idle_worker_that_dies_is_forgotten", dies_idle),
+        test("workers_that_never_take_an_event_are_given_up", never_takes),
+        test("a_failing_init_is_repeated_once_and_answered", init_fails),
+        test("reserved_and_shared_concurrency_throttle_with_awss_reasons", throttles),
+        test("an_answer_is_streamed_piece_by_piece", streams),
+        test("a_caller_that_goes_away_does_not_stop_the_function", abandoned),
+        test("the_first_boot_leaves_a_snapshot_and_the_next_start_is_a_restore", snapshots),
+        test("a_snapshot_of_no_use_is_removed_and_the_function_boots", damaged),
+        test("a_failing_restore_hook_is_a_refusal", hook_fails),
+        test("an_instance_that_must_not_go_on_is_ended", discards),
+        test("retired_versions_end_and_shutting_down_waits_for_what_runs", ends),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), tests).exit();
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(future)
+}
+
+fn settings() -> PoolSettings {
+    PoolSettings { automatic_snapshots: false, spare_workers: 1, ..PoolSettings::default() }
+}
+
+fn warm() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        let first = world.invoke(&function, "answer").await.unwrap();
+        assert!(matches!(first.start, Start::Booted { .. }));
+        for _ in 0..20 {
+            let reply = world.invoke(&function, "answer").await.unwrap();
+            assert_eq!(
+                (reply.start, reply.payload, reply.function_error),
+                (Start::Warm, b"\"done\"".to_vec(), None)
+            );
+        }
+        assert_eq!(world.pool.statistics().booted, 1);
+    });
+}
+
+fn burst() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        let calls: Vec<_> = (0..64).map(|_| world.invoke(&function, "answer")).collect();
+        let mut calls: tokio::task::JoinSet<_> = calls.into_iter().collect();
+        while let Some(reply) = calls.join_next().await {
+            assert_eq!(reply.unwrap().unwrap().function_error, None);
+        }
+        let statistics = world.pool.statistics();
+        assert!(statistics.booted <= 64 && statistics.instances.busy == 0, "{statistics:?}");
+        assert_eq!(statistics.running, 0);
+    });
+}
+
+fn dies_before() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        world.invoke(&function, "answer").await.unwrap();
+        // The warm instance dies on receipt; a new one answers.
+        let reply = world.invoke(&function, "die-before-start-once").await.unwrap();
+        assert_eq!(reply.function_error, None);
+        assert_eq!(world.runs("die-before-start-once"), 1);
+    });
+}
+
+fn dies_within() {
+    block_on(async {
+        let world = World::new(settings());
+        let (function, other) = (world.function("f", "good"), world.function("g", "good"));
+        let slow = world.invoke(&other, "sleep:300");
+        let reply = world.invoke(&function, "die-after-start").await.unwrap();
+        assert_eq!(reply.function_error.as_deref(), Some("Sandbox.Failure"));
+        assert!(String::from_utf8(reply.payload).unwrap().contains("RequestId: "));
+        assert_eq!(world.runs("die-after-start"), 1);
+        assert_eq!(slow.await.unwrap().function_error, None);
+        assert_eq!(world.invoke(&function, "answer").await.unwrap().function_error, None);
+        assert_eq!(world.pool.statistics().crashed, 1);
+    });
+}
+
+fn dies_idle() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        world.invoke(&function, "answer-then-die").await.unwrap();
+        world.until(|statistics| statistics.instances == Census::default()).await;
+        assert!(matches!(world.invoke(&function, "answer").await.unwrap().start, Start::Booted { .. }));
+    });
+}
+
+fn never_takes() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        let refused = world.invoke(&function, "die-before-start").await;
+        assert!(matches!(refused, Err(Refused::NotStarted { .. })), "{refused:?}");
+        assert_eq!(world.pool.statistics().running, 0);
+    });
+}
+
+fn init_fails() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "init-error");
+        let reply = world.invoke(&function, "answer").await.unwrap();
+        assert_eq!((reply.start, reply.payload), (Start::Failed, br#"{"errorType":"Boom"}"#.to_vec()));
+        assert_eq!(world.runs("init"), 2, "as AWS does: once ahead of the invocation, once inside it");
+        let second = world.function("g", "init-error-once");
+        let reply = world.invoke(&second, "answer").await.unwrap();
+        assert!(matches!(reply.start, Start::Booted { .. }), "{reply:?}");
+        let failed = world.pool.snapshot(function).await;
+        assert!(matches!(failed, Err(SnapshotFailed::Init { .. })), "{failed:?}");
+    });
+}
+
+fn throttles() {
+    block_on(async {
+        let world = World::new(PoolSettings { concurrency: 3, ..settings() });
+        let (kept, other) = (world.function("f", "good"), world.function("g", "good"));
+        world.pool.reserve(kept.name(), Some(1));
+        let running = [
+            world.invoke(&kept, "sleep:400"),
+            world.invoke(&other, "sleep:400"),
+            world.invoke(&other, "sleep:400"),
+        ];
+        world.until(|statistics| statistics.running == 3).await;
+        let refused = |reply: Result<_, Refused>| match reply {
+            Err(Refused::Throttled(throttle)) => throttle,
+            other => panic!("{other:?}"),
+        };
+        let reserved = refused(world.invoke(&kept, "answer").await);
+        assert_eq!(reserved.aws_reason(), "ReservedFunctionConcurrentInvocationLimitExceeded");
+        assert_eq!(refused(world.invoke(&other, "answer").await), Throttle::Account);
+        for reply in running {
+            reply.await.unwrap();
+        }
+        world.invoke(&kept, "answer").await.unwrap();
+        world.pool.reserve(kept.name(), Some(0));
+        assert_eq!(refused(world.invoke(&kept, "answer").await), Throttle::Reserved);
+        // And a machine without memory for another instance.
+        let small = World::new(PoolSettings {
+            policy: Policy { keep: Keep::Forever, budget: Some(90 << 20) },
+            ..settings()
+        });
+        let (one, two) = (small.function("f", "good"), small.function("g", "good"));
+        let slow = small.invoke(&one, "sleep:300");
+        small.until(|statistics| statistics.running == 1).await;
+        assert_eq!(refused(small.invoke(&two, "answer").await), Throttle::Memory);
+        slow.await.unwrap();
+        small.invoke(&two, "answer").await.unwrap();
+        assert_eq!(small.pool.statistics().evicted, 1);
+    });
+}
+
+fn streams() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        let mut reply = world.stream(&function, "stream:100").await.unwrap();
+        assert_eq!(reply.content_type.as_deref(), Some("text/plain"));
+        let mut pieces = Vec::new();
+        while let Some(piece) = reply.pieces.recv().await {
+            pieces.push(piece);
+        }
+        assert_eq!(pieces.len(), 100);
+        assert_eq!(pieces[99], b"piece 99\n");
+        let end = reply.end.await.unwrap();
+        assert_eq!((end.function_error, end.payload.len()), (None, 0));
+        // One that is not streamed comes whole, with the end.
+        let mut whole = world.stream(&function, "answer").await.unwrap();
+        assert_eq!(whole.pieces.recv().await, None);
+        assert_eq!(whole.end.await.unwrap().payload, b"\"done\"");
+        // A reader that goes away in between leaves the instance sound.
+        drop(world.stream(&function, "stream:5000").await.unwrap());
+        assert_eq!(world.invoke(&function, "answer").await.unwrap().function_error, None);
+    });
+}
+
+fn abandoned() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        let call = world.pool.invoke(function.clone(), world::call(&function, "sleep:100"));
+        let gone = tokio::time::timeout(Duration::from_millis(20), call).await;
+        assert!(gone.is_err());
+        world.until(|statistics| statistics.instances.idle == 1).await;
+        assert_eq!(world.runs("sleep:100"), 1);
+        assert_eq!(world.invoke(&function, "answer").await.unwrap().start, Start::Warm);
+    });
+}
+
+fn snapshots() {
+    block_on(async {
+        let world = World::new(PoolSettings { automatic_snapshots: true, ..settings() });
+        let function = world.function("f", "good");
+        world.invoke(&function, "answer").await.unwrap();
+        world.until(|statistics| statistics.snapshots == 1).await;
+        let other = world.invoke(&function, "sleep:300");
+        world.until(|statistics| statistics.instances.busy == 1).await;
+        // The warm one is busy: this one is restored, and recorded, so it serves one call only.
+        let restored = world.invoke(&function, "answer").await.unwrap();
+        assert!(matches!(restored.start, Start::Restored { .. }), "{restored:?}");
+        assert!(restored.timeline.is_some());
+        other.await.unwrap();
+        assert_eq!(world.pool.statistics().snapshots, 1, "one is enough");
+    });
+}
+
+fn damaged() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "snapshot-damaged");
+        let entry = world.pool.snapshot(function.clone()).await.unwrap();
+        let reply = world.invoke(&function, "answer").await.unwrap();
+        assert!(matches!(reply.start, Start::Booted { .. }), "{reply:?}");
+        assert!(world.store.open_snapshot(function.name(), &entry.id).is_err());
+    });
+}
+
+fn hook_fails() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "hook-error");
+        world.pool.snapshot(function.clone()).await.unwrap();
+        let refused = world.invoke(&function, "answer").await.unwrap_err();
+        let expected = Refused::RestoreHook {
+            error_type: "Runtime.AfterRestoreError".to_owned(),
+            payload: b"{}".to_vec(),
+        };
+        assert_eq!(refused, expected);
+        assert_eq!(world.runs("answer"), 0);
+    });
+}
+
+fn discards() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        let timed_out = world.invoke(&function, "time-out").await.unwrap();
+        assert_eq!(timed_out.function_error.as_deref(), Some("Sandbox.Timedout"));
+        assert!(matches!(world.invoke(&function, "answer").await.unwrap().start, Start::Booted { .. }));
+        assert_eq!(world.pool.statistics().booted, 2);
+    });
+}
+
+fn ends() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "good");
+        world.invoke(&function, "answer").await.unwrap();
+        world.pool.retire(function.name(), None);
+        world.until(|statistics| statistics.instances == Census::default()).await;
+        let running = world.invoke(&function, "sleep:200");
+        world.until(|statistics| statistics.running == 1).await;
+        world.pool.shut_down().await;
+        assert_eq!(running.await.unwrap().function_error, None);
+        assert_eq!(world.invoke(&function, "answer").await, Err(Refused::ShuttingDown));
+        assert_eq!(world.pool.statistics().instances, Census::default());
+    });
+}
