@@ -31,6 +31,8 @@ mod root;
 mod sys;
 
 pub use authority::{Authority, authority, prepare};
+#[doc(hidden)]
+pub use enter::enter_without_filter;
 pub use enter::{Confinement, enter};
 pub use error::JailError;
 pub use filter::{Role, begin_running, narrow};

@@ -1,5 +1,6 @@
 //! The root of a jailed process: an empty, read-only file system with nothing in it but the process's own folder of /proc.
 
+use std::fs;
 use std::os::fd::AsFd;
 
 use rustix::fs::{CWD, Mode, mkdirat};
@@ -22,6 +23,14 @@ const INODES: &str = "4";
 
 /// Moves this process, which has a mount namespace of its own, into a new root. Nothing of the old one stays mounted.
 pub(crate) fn change() -> Result<(), JailError> {
+    // Of the namespace that this process is in. Without capabilities a nested user namespace would be the way to new ones.
+    // Where a container has /proc/sys read-only, that is left to the filter.
+    match fs::write("/proc/sys/user/max_user_namespaces", "0") {
+        Err(error) if error.raw_os_error() != Some(libc::EROFS) => {
+            return Err(entering("forbidding user namespaces")(error));
+        }
+        _ => {}
+    }
     // Nothing of what follows shall be seen outside.
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change("/", private).map_err(entering("making the mounts private"))?;

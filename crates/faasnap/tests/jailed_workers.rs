@@ -1,0 +1,83 @@
+//! A worker that runs a function, looked at from outside: it is in its jail.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+fn prepared(variable: &str) -> PathBuf {
+    std::env::var_os(variable).expect("run `cargo xtask test`, which prepares runtimes and examples").into()
+}
+
+/// `faasnap invoke` of a function that waits, ended with this value.
+struct Invocation(Child);
+
+impl Drop for Invocation {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn faasnap(home: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_faasnap"));
+    command.args(arguments).env("FAASNAP_HOME", home).env("SECRET", "of the node");
+    command
+}
+
+/// The process that is a child of `parent`, once it has three filters: two of its start-up, one of its running phase.
+fn jailed_child(parent: u32) -> PathBuf {
+    loop {
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
+        for child in children.split_whitespace() {
+            let folder = PathBuf::from("/proc").join(child);
+            let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
+            if status.contains("Seccomp_filters:\t3") {
+                return folder;
+            }
+        }
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_worker_at_work_is_in_its_jail() {
+    let folder = tempfile::tempdir().unwrap();
+    let (home, code) = (folder.path().join("home"), folder.path().join("code"));
+    assert!(faasnap(&home, &["function", "list"]).stdout(Stdio::null()).status().unwrap().success());
+    let runtime = prepared("FAASNAP_TEST_HOME").join("runtimes/python3.11");
+    let copied = Command::new("cp").arg("-al").arg(runtime).arg(home.join("runtimes")).status().unwrap();
+    assert!(copied.success());
+    fs::create_dir(&code).unwrap();
+    fs::write(code.join("app.py"), "import time\ndef handler(event, context): time.sleep(30)\n").unwrap();
+    let code = code.to_str().unwrap();
+    let create = ["function", "create", "waits", "--runtime", "python3.11", "--handler", "app.handler"];
+    let created = faasnap(&home, &[&create[..], &["--timeout", "30", "--code", code]].concat()).output();
+    assert!(created.unwrap().status.success());
+    let invocation = Invocation(faasnap(&home, &["invoke", "waits"]).stdout(Stdio::null()).spawn().unwrap());
+    let worker = jailed_child(invocation.0.id());
+
+    let status = fs::read_to_string(worker.join("status")).unwrap();
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.unwrap().split_whitespace().next().unwrap().to_owned()
+    };
+    for capabilities in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(capabilities), "0000000000000000", "{capabilities}");
+    }
+    assert_eq!((field("NoNewPrivs"), field("Seccomp")), ("1".to_owned(), "2".to_owned()));
+    if rustix::process::geteuid().is_root() {
+        let number: u32 = worker.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        assert_eq!(field("Uid"), (0x7000_0000 + number).to_string());
+    }
+    for namespace in ["user", "mnt", "pid", "net", "ipc", "uts", "cgroup"] {
+        let of = |process: &Path| fs::read_link(process.join("ns").join(namespace)).unwrap();
+        assert_ne!(of(&worker), of(Path::new("/proc/self")), "{namespace}");
+    }
+    let environment = fs::read(worker.join("environ")).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("of the node"));
+    let root: Vec<_> =
+        fs::read_dir(worker.join("root")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(root, ["proc"]);
+}

@@ -1,0 +1,87 @@
+//! A process that is jailed as a worker is and then does what an attacker would, and the warden that starts it.
+//!
+//! `jail-prisoner warden HOME FILTER ATTACK...` starts one prisoner for each attack and prints, line by line, the attack's
+//! name and what came of it. FILTER is `filter` or `none`: without the filter, what is left must stop the attack too.
+#![allow(missing_docs, clippy::unwrap_used, reason = "a part of the tests: what goes wrong ends it")]
+
+mod attacks;
+mod descriptors;
+
+use std::fs::File;
+use std::io::Read;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use jail::{Access, Inherited, Launched, Program};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments.get(1).map(String::as_str) {
+        Some("warden") => warden(Path::new(&arguments[2]), &arguments[3], &arguments[4..]),
+        Some(mode) => prisoner(mode, &arguments),
+        None => panic!("see the head of this program"),
+    }
+}
+
+/// A jailed process and the other end of its socket.
+fn start(filter: &str) -> (Launched, UnixStream) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let program = Program {
+        path: Path::new("/proc/self/exe"),
+        arguments: &["jail-prisoner", filter],
+        socket: theirs.into(),
+        passed: vec![("zero", File::open("/dev/zero").unwrap().into())],
+    };
+    (jail::launch(program).unwrap(), ours)
+}
+
+/// Hands `directory` over as a node does, with a line of text.
+fn tell(launched: &Launched, socket: &UnixStream, line: &str, directory: &Path) {
+    let directory: OwnedFd = File::open(directory).unwrap().into();
+    let handed = launched.passage.directory(directory.as_fd(), Access::Read).unwrap();
+    descriptors::send(socket, line, handed.as_fd());
+}
+
+fn warden(home: &Path, filter: &str, attacks: &[String]) {
+    let authority = jail::prepare(home);
+    println!("authority\t{authority:?}");
+    // Somebody to attack: a worker with a secret in its memory, which waits for a line that never comes.
+    let (sibling, _socket) = start(filter);
+    for attack in attacks {
+        let (mut launched, mut socket) = start(filter);
+        let line = format!("{attack} {} {}", sibling.process.id(), home.display());
+        tell(&launched, &socket, &line, &home.join("trees/mine"));
+        let mut outcome = String::new();
+        // A process that was stopped says nothing.
+        let _ = socket.read_to_string(&mut outcome);
+        if outcome.is_empty() {
+            let end = launched.process.wait().unwrap();
+            outcome = format!("{end}: {}", launched.process.last_words());
+        }
+        println!("{attack}\t{}", outcome.replace('\n', " | "));
+    }
+}
+
+fn prisoner(mode: &str, arguments: &[String]) {
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name).unwrap();
+        arguments[at + 1].clone()
+    };
+    let mut inherited = Inherited::take(&[value("--passed")]).unwrap();
+    let socket = UnixStream::from(inherited.socket().unwrap());
+    let confinement = value("--jail").parse().unwrap();
+    match mode {
+        "filter" => jail::enter(confinement).and_then(|()| jail::begin_running()).unwrap(),
+        _ => jail::enter_without_filter(confinement).unwrap(),
+    }
+    let (line, handed) = descriptors::receive(&socket);
+    let words: Vec<&str> = line.split(' ').collect();
+    let [attack, sibling, home] = words[..] else { return };
+    let target = attacks::Target { sibling: sibling.parse().unwrap(), home: home.to_owned(), handed };
+    let outcome = attacks::run(attack, &target);
+    // By write(2): what the standard library sends with is not on the list.
+    rustix::io::write(&socket, outcome.as_bytes()).unwrap();
+    let _ = socket.shutdown(Shutdown::Both);
+}
