@@ -23,6 +23,8 @@ pub(crate) fn on_hardware_kvm(steps: &[String]) -> Result<()> {
 
 /// "Tests" that write a stored format's golden files anew: run by hand when the format gets a new version.
 const GENERATOR: &str = "write_golden";
+/// How the names of tests begin that need hardware KVM: the rig runs them.
+const HARDWARE: &str = "on_hardware";
 
 /// Tests that need what was prepared are marked `#[ignore]`, so that a plain `cargo test` says that it leaves them out;
 /// here they run too.
@@ -33,9 +35,9 @@ fn test_command(with_nextest: bool, prepared: &Prepared) -> Command {
         process::command("cargo", &["test", "--workspace", "--all-targets", "--locked", "--no-fail-fast"])
     };
     if with_nextest {
-        command.arg("--filterset").arg(format!("not test({GENERATOR})"));
+        command.arg("--filterset").arg(format!("not test({GENERATOR}) and not test({HARDWARE})"));
     } else {
-        command.args(["--", "--include-ignored", "--skip", GENERATOR]);
+        command.args(["--", "--include-ignored", "--skip", GENERATOR, "--skip", HARDWARE]);
     }
     command.env("FAASNAP_TEST_HOME", &prepared.home).env("FAASNAP_TEST_EXAMPLES", &prepared.examples);
     command
@@ -56,8 +58,8 @@ mod tests {
         };
         assert_eq!(
             words(true),
-            "nextest run --workspace --locked --run-ignored all --filterset not test(write_golden)"
+            "nextest run --workspace --locked --run-ignored all --filterset not test(write_golden) and not test(on_hardware)"
         );
-        assert!(words(false).ends_with("-- --include-ignored --skip write_golden"));
+        assert!(words(false).ends_with("-- --include-ignored --skip write_golden --skip on_hardware"));
     }
 }

@@ -5,7 +5,7 @@
 //!
 //! Architecture invariants: no Rust reference into guest memory ever exists, so replacing, cutting short or protecting a
 //! mapping can never break Rust's rules; every copy goes through a system call that reports a bad page as an error
-//! instead of killing the process. This crate knows nothing of KVM, snapshots or system calls.
+//! instead of killing the process (but see [`MemoryView`], for crates that want ordinary loads and stores). This crate knows nothing of KVM, snapshots or system calls.
 
 mod copy;
 mod counters;
@@ -14,6 +14,7 @@ mod host_mapping;
 mod read_in;
 mod residency;
 mod userfault;
+mod view;
 
 pub use copy::{AccessError, HostSpan};
 pub use counters::ProcessFaults;
@@ -21,3 +22,4 @@ pub use file_cache::{FileResidency, cached_count};
 pub use host_mapping::{Advice, GuestMemory, MapError, Protection, Source};
 pub use residency::PageState;
 pub use userfault::{Installed, Userfault};
+pub use view::MemoryView;

@@ -29,6 +29,25 @@ pub enum MachineError {
         /// The register.
         index: u32,
     },
+    /// Software KVM, and what is to run needs hardware.
+    #[error(
+        "a linux guest needs hardware KVM (kvm_amd or kvm_intel), and this machine's KVM is software (kvm_pvm): use a \
+         process guest here, or a machine with hardware virtualisation"
+    )]
+    SoftwareOnly,
+    /// An event descriptor can't be made.
+    #[error("creating an event descriptor failed")]
+    EventFd(#[source] std::io::Error),
+    /// A snapshot's processor counts time at another rate, and this one can't be made to.
+    #[error(
+        "the snapshot's time-stamp counter runs at {saved} kHz, this machine's at {here} kHz, and it can't be scaled"
+    )]
+    OtherTsc {
+        /// The snapshot's rate.
+        saved: u32,
+        /// This machine's.
+        here: u32,
+    },
     /// Installing the kick signal's handler failed.
     #[error("installing the kick signal's handler failed")]
     Signal(#[source] std::io::Error),

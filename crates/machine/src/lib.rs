@@ -8,6 +8,7 @@ mod error;
 mod exit;
 mod kick;
 mod slots;
+mod system;
 mod vcpu;
 mod vm;
 
@@ -15,5 +16,8 @@ pub use error::MachineError;
 pub use exit::Exit;
 pub use kick::{KickTarget, Kicker};
 pub use kvm_bindings::{kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
+pub use system::{
+    Bus, Interrupt, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState, is_software_only,
+};
 pub use vcpu::{Attached, Vcpu};
 pub use vm::{Kvm, Vm};

@@ -155,6 +155,12 @@ pub struct Attached {
     kicker: Kicker,
 }
 
+impl Attached {
+    pub(crate) fn new(kicker: Kicker) -> Self {
+        Self { kicker }
+    }
+}
+
 impl Drop for Attached {
     fn drop(&mut self) {
         self.kicker.detach();

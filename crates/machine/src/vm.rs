@@ -27,8 +27,8 @@ pub(crate) fn is_software() -> bool {
 /// An open /dev/kvm.
 #[derive(Debug)]
 pub struct Kvm {
-    device: kvm_ioctls::Kvm,
-    cpuid: CpuId,
+    pub(crate) device: kvm_ioctls::Kvm,
+    pub(crate) cpuid: CpuId,
 }
 
 impl Kvm {

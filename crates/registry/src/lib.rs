@@ -39,7 +39,7 @@ pub use function::{
     TimeoutSeconds, TmpMegabytes,
 };
 pub use layers::LayerVersion;
-pub use names::{FunctionName, LayerName, NameProblem, RuntimeName, SnapshotId, Version};
+pub use names::{FunctionName, KernelName, LayerName, NameProblem, RuntimeName, SnapshotId, Version};
 pub use qualified::{EventInvokeConfig, FunctionUrl, Permission};
 pub use settings::{Logging, Settings, SnapStart};
 pub use state::{State, Status, UpdateStatus};

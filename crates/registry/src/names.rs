@@ -24,6 +24,14 @@ pub enum NameProblem {
         /// What was given.
         name: String,
     },
+    /// A kernel's name.
+    #[error(
+        "{name:?} can't be a kernel's name: use 1 to 64 of the characters a-z, 0-9, '.', '-' and '_', a letter or digit first"
+    )]
+    Kernel {
+        /// What was given.
+        name: String,
+    },
     /// A layer's name.
     #[error(
         "{name:?} can't be a layer's name: use 1 to 140 of the characters a-z, A-Z, 0-9, '-' and '_', as AWS Lambda does"
@@ -106,15 +114,27 @@ name!(
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 );
 
-name!(
-    /// A runtime's name, such as `python3.11` or `provided.al2023`.
-    RuntimeName,
-    Runtime,
-    |name| (1..=64).contains(&name.len())
+/// The rule for names of things that are only ours.
+fn is_plain(name: &str) -> bool {
+    (1..=64).contains(&name.len())
         && name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit())
         && name
             .bytes()
             .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-_".contains(&byte))
+}
+
+name!(
+    /// A runtime's name, such as `python3.11` or `provided.al2023`.
+    RuntimeName,
+    Runtime,
+    is_plain
+);
+
+name!(
+    /// A kernel's name, such as `default`.
+    KernelName,
+    Kernel,
+    is_plain
 );
 
 name!(
@@ -269,6 +289,7 @@ mod tests {
             let accepted = [
                 text.parse::<FunctionName>().map(String::from),
                 text.parse::<RuntimeName>().map(String::from),
+                text.parse::<KernelName>().map(String::from),
                 text.parse::<SnapshotId>().map(String::from),
             ];
             for name in accepted.into_iter().flatten() {

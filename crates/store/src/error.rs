@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use file_tree::{TreeDigest, TreeError};
 
-use registry::{FunctionName, NameProblem, RegistryError, RuntimeName, SettingProblem, SnapshotId, Version};
+use registry::{
+    FunctionName, KernelName, NameProblem, RegistryError, RuntimeName, SettingProblem, SnapshotId, Version,
+};
 
 /// An operation on the home directory failed; nothing was changed unless said otherwise.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +52,14 @@ pub enum StoreError {
         "there is no runtime {0}: `faasnap runtime list` shows what there is, `faasnap runtime build` makes one"
     )]
     NoRuntime(RuntimeName),
+    /// There is no such kernel.
+    #[error(
+        "there is no kernel {0}: `faasnap kernel build-from-debian` makes one, `faasnap kernel import` takes one of yours"
+    )]
+    NoKernel(KernelName),
+    /// A kernel of that name is there.
+    #[error("there is a kernel {0} already: choose another --name, or --replace it")]
+    KernelExists(KernelName),
     /// There is no such function.
     #[error("there is no function {0}: `faasnap function list` shows what there is")]
     NoFunction(FunctionName),

@@ -119,6 +119,11 @@ impl Store {
         self.home.join("runtimes")
     }
 
+    /// Made when the first kernel is stored: a home from before there were any has none.
+    pub(crate) fn kernels_folder(&self) -> PathBuf {
+        self.home.join("kernels")
+    }
+
     pub(crate) fn trees(&self) -> PathBuf {
         self.home.join("trees")
     }

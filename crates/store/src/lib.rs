@@ -8,6 +8,7 @@
 //!   runtimes/NAME/root              the root file system
 //!   trees/DIGEST/manifest.json      a function's code, a layer, or the layers of a function merged
 //!   trees/DIGEST/tree/
+//!   kernels/NAME/                   a kernel for linux guests, the modules that they load, its record
 //!   registry.sqlite                 functions, versions, aliases, layers: records, with the digests of code and layers
 //!   packages/SHA256.zip             the archives that code and layers came in
 //!   snapshots/FUNCTION/ID/          one snapshot; its content belongs to the snapshot crate
@@ -33,6 +34,7 @@ mod collect;
 mod error;
 mod functions;
 mod home;
+mod kernels;
 mod layers;
 mod lease;
 mod manifest;
@@ -46,12 +48,13 @@ pub use error::StoreError;
 pub use file_tree::{TreeDigest, TreeError, TreeSummary};
 pub use functions::{NewCode, NewFunction, NewLayer, OpenFunction, WhenPresent};
 pub use home::{HOME_VARIABLE, Listing, Store, default_home};
+pub use kernels::{Kernel, KernelModule, KernelOrigin, NewKernel, OpenKernel};
 pub use layers::NewLayerVersion;
 pub use lease::Lease;
 pub use registry::{
     ENVIRONMENT_BYTES, Environment, EnvironmentProblem, Function, FunctionConfig, FunctionName, Handler,
-    LayerUse, MAX_LAYERS, MemoryMegabytes, NameProblem, Package as CodePackage, Registry, RegistryError,
-    RuntimeName, SettingProblem, Settings, SnapshotId, TimeoutSeconds, TmpMegabytes, Version,
+    KernelName, LayerUse, MAX_LAYERS, MemoryMegabytes, NameProblem, Package as CodePackage, Registry,
+    RegistryError, RuntimeName, SettingProblem, Settings, SnapshotId, TimeoutSeconds, TmpMegabytes, Version,
 };
 pub use runtimes::{OpenRuntime, Package, Runtime, RuntimeOrigin, RuntimeStaging};
 pub use snapshots::{Revision, SnapshotEntry, SnapshotStaging};

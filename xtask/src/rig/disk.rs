@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use walkdir::WalkDir;
 
-use super::{Step, What, debian, programs};
+use super::debian::{self, Kernel};
+use super::{Step, What, programs};
 use crate::examples::Prepared;
 use crate::process::{self, command};
 use crate::workspace::{root, target};
@@ -16,7 +17,7 @@ use crate::workspace::{root, target};
 const SIZE: &str = "4G";
 
 /// Makes the image anew.
-pub(super) fn make(folder: &Path, prepared: &Prepared, steps: &[Step]) -> Result<PathBuf> {
+pub(super) fn make(folder: &Path, prepared: &Prepared, kernel: &Kernel, steps: &[Step]) -> Result<PathBuf> {
     let staging = folder.join("root");
     if staging.exists() {
         fs::remove_dir_all(&staging).with_context(|| format!("removing {}", staging.display()))?;
@@ -35,6 +36,10 @@ pub(super) fn make(folder: &Path, prepared: &Prepared, steps: &[Step]) -> Result
     }
     let rig = staging.join("rig");
     create(&rig)?;
+    // What linux guests boot, and what of it they load.
+    create(&rig.join("kernel"))?;
+    copy(&kernel.image, &rig.join("kernel/image"))?;
+    link_tree(&kernel.modules, &rig.join("kernel/modules"), &[])?;
     copy(&debian::busybox(folder)?, &staging.join("usr/bin/busybox"))?;
 
     let tests: Vec<_> = steps.iter().filter_map(test).collect();
@@ -73,6 +78,7 @@ fn environment(prepared: &Prepared, faasnap: &Path) -> String {
         ("FAASNAP", faasnap),
         ("FAASNAP_TEST_HOME", &prepared.home),
         ("FAASNAP_TEST_EXAMPLES", &prepared.examples),
+        ("FAASNAP_TEST_KERNEL", Path::new("/rig/kernel")),
         // On the same file system as the prepared home: tests make hard links of its files.
         ("TMPDIR", &prepared.home.join("tmp")),
     ];

@@ -51,7 +51,7 @@ pub(super) fn run(
     // What is on the disk is made anew each time: a crash of the real machine may lose it.
     qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()));
     qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
-    qemu.args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    qemu.args(["-append", "console=ttyS0 quiet loglevel=2 panic=-1 mitigations=off"]);
     let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting QEMU")?;
     let output = child.stdout.take().context("QEMU has no output")?;
     let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;

@@ -45,8 +45,15 @@ enum What {
 /// seconds by the clock.
 const FUNCTIONS: &str = "--test-threads 1 hello rust_and_shell two_instances snap_start recorded raised";
 
+/// The command line's way to a linux guest: a kernel stored, a program run, its status handed on.
+const LINUX_EXEC: &str = "export FAASNAP_HOME=$TMPDIR/linux; \
+    $FAASNAP kernel import /rig/kernel/image --modules /rig/kernel/modules && \
+    answer=$(echo word | $FAASNAP exec --guest linux --memory 256 --root $FAASNAP_TEST_HOME/runtimes/provided.al2023/root \
+        -- /bin/sh -c 'read line; echo got $line; exit 7'); \
+    test $? = 7 && test \"$answer\" = 'got word'";
+
 /// All steps, in the order in which they run.
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 8] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor") },
     Step {
         name: "static-program",
@@ -59,6 +66,8 @@ const STEPS: [Step; 6] = [
     Step { name: "save-and-restore", what: What::Test("save_and_restore", "") },
     Step { name: "programs", what: What::Test("programs", "") },
     Step { name: "functions", what: What::Test("functions", FUNCTIONS) },
+    Step { name: "linux-exec", what: What::Line(LINUX_EXEC) },
+    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1") },
 ];
 
 /// Runs the steps with the given names, or all.
@@ -68,7 +77,7 @@ pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
     let folder = target().join("rig");
     let kernel = debian::kernel(&folder)?;
     let initrd = machine::initramfs(&folder, &kernel)?;
-    let disk = disk::make(&folder, prepared, &steps)?;
+    let disk = disk::make(&folder, prepared, &kernel, &steps)?;
     eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
     let report = machine::run(&kernel, &initrd, &disk, &folder.join("log"), LIMIT)?;
     eprint!("{report}");

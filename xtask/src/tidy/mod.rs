@@ -13,7 +13,8 @@ use crate::workspace::root;
 use source::Source;
 
 /// Crates that may have `unsafe`; every other crate forbids it.
-const UNSAFE_CRATES: [&str; 5] = ["guest-memory", "jail", "machine", "process-guest", "process-kernel"];
+const UNSAFE_CRATES: [&str; 6] =
+    ["guest-init", "guest-memory", "jail", "machine", "process-guest", "process-kernel"];
 
 pub(crate) fn run() -> Result<()> {
     let mut findings = Vec::new();

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use store::KernelName;
 
-use super::values;
+use super::{kernel, values};
 
 /// A folder of the host that the program sees, at the same place or another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,19 +32,37 @@ impl FromStr for Bind {
     }
 }
 
+/// What a program runs in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum GuestKind {
+    /// A process guest: the program alone on a processor, its system calls served by faasnap; starts in milliseconds
+    Process,
+    /// A linux guest: an unmodified Linux kernel in a microVM; needs hardware KVM, a kernel (`faasnap kernel`) and --root
+    Linux,
+}
+
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The program gets this terminal's standard input, output and error and every descriptor that was open; its exit
 status becomes faasnap's (128 + N when signal N ended it, 3 when it could not be started). Without --root it sees
 this machine's file system, read-only, with /tmp, /run and /dev/shm of its own and without faasnap's home
 directory. It runs as the calling user, as one process: fork and its kin answer ENOSYS.
+With --guest linux it has a kernel of its own and may do what it likes, but sees nothing of this machine: it gets
+standard input, output and error only, and --root's files, read-only below what it writes.
 
 Examples:
   faasnap exec -- /bin/echo hello
   faasnap exec --memory 512 --bind $PWD:/work --cwd /work -- python3 script.py
-  faasnap exec --root ~/rootfs --env LANG=C -- /usr/bin/sqlite3 :memory: 'select 1'")]
+  faasnap exec --root ~/rootfs --env LANG=C -- /usr/bin/sqlite3 :memory: 'select 1'
+  faasnap exec --guest linux --root ~/rootfs -- /bin/sh -c 'ls / | wc -l'")]
 pub(crate) struct ExecArguments {
-    /// The root file system [default: the host's, read-only]
+    /// What the program runs in
+    #[arg(long, value_enum, default_value_t = GuestKind::Process)]
+    pub(crate) guest: GuestKind,
+    /// The linux guest's kernel
+    #[arg(long, value_name = "NAME", default_value = kernel::DEFAULT)]
+    pub(crate) kernel: KernelName,
+    /// The root file system: a folder, for a linux guest also an image [default: the host's, read-only]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
     /// Memory in MB
@@ -59,7 +78,8 @@ pub(crate) struct ExecArguments {
     /// A folder that the program may read and write; may be repeated
     #[arg(long = "bind", value_name = "SRC[:DST]")]
     pub(crate) binds: Vec<Bind>,
-    /// Say on standard error which system calls the program made that are not there, even when it ended well
+    /// Say on standard error which system calls the program made that are not there, even when it ended well; of a linux
+    /// guest, what its kernel says and how long it took
     #[arg(long)]
     pub(crate) verbose: bool,
     /// The program and its arguments

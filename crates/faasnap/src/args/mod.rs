@@ -5,6 +5,7 @@ mod doctor;
 mod exec;
 mod function;
 mod invoke;
+mod kernel;
 mod logs;
 mod runtime;
 mod snapshot;
@@ -17,9 +18,10 @@ use clap::{Args, Parser, Subcommand};
 
 pub(crate) use bench::{BenchCommand, KeepAliveArguments};
 pub(crate) use doctor::DoctorArguments;
-pub(crate) use exec::ExecArguments;
+pub(crate) use exec::{ExecArguments, GuestKind};
 pub(crate) use function::{CreateFunction, FunctionCommand};
 pub(crate) use invoke::{From, InvokeArguments, Payload, Way};
+pub(crate) use kernel::{BuildKernel, ImportKernel, KernelCommand, StoredKernel};
 pub(crate) use logs::LogsArguments;
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
 pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};
@@ -81,8 +83,11 @@ pub(crate) enum Command {
     /// Take, list, show, verify and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
-    /// Run a Linux program of this machine in a process guest
+    /// Run a Linux program in a guest of its own
     Exec(ExecArguments),
+    /// Make, import, list and remove kernels for linux guests
+    #[command(subcommand)]
+    Kernel(KernelCommand),
     /// One instance's process; its node speaks to it on standard input
     #[command(hide = true)]
     Worker(WorkerArguments),

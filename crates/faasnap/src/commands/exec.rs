@@ -21,7 +21,7 @@ const PASSED: [&str; 4] = ["PATH", "TERM", "LANG", "LC_ALL"];
 /// Where a program may write without --root.
 const HOME: &str = "/tmp";
 /// The kernel's own limit on a signal's number; statuses beyond 128 say which one ended a program.
-const KILLED: u8 = 128;
+pub(super) const KILLED: u8 = 128;
 
 /// Runs a program; `home` is where faasnap keeps its state, which programs don't see.
 pub(super) fn run(home: Option<&Path>, arguments: ExecArguments) -> Result<Outcome> {
@@ -43,7 +43,7 @@ fn program(
     arguments: ExecArguments,
     descriptors: BTreeMap<RawFd, OwnedFd>,
 ) -> Result<Program> {
-    let ExecArguments { root, memory, environment, cwd, binds, program, verbose: _ } = arguments;
+    let ExecArguments { root, memory, environment, cwd, binds, program, .. } = arguments;
     let absolute =
         |path: &Path| std::fs::canonicalize(path).with_context(|| format!("looking for {}", path.display()));
     let binds = binds.into_iter().map(|bind| {

@@ -3,8 +3,10 @@
 mod bench;
 mod doctor;
 mod exec;
+mod exec_linux;
 mod function;
 mod invoke;
+mod kernel;
 mod logs;
 mod restores;
 mod runtime;
@@ -17,7 +19,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use store::Store;
 
-use crate::args::{Arguments, Command, GlobalArguments};
+use crate::args::{Arguments, Command, GlobalArguments, GuestKind};
 use crate::output::note;
 
 /// How a command that could be carried out ended.
@@ -42,6 +44,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Logs(arguments) => logs::run(&open(&global)?, &arguments),
         Command::Worker(arguments) => worker::run(&arguments),
         Command::Bench(command) => bench::run(&prepared(&global)?, command),
+        Command::Kernel(command) => kernel::run(&open(&global)?, command),
+        Command::Exec(arguments) if arguments.guest == GuestKind::Linux => {
+            exec_linux::run(&open(&global)?, arguments)
+        }
         // A program needs no home; where there is one, it is hidden from the program.
         Command::Exec(arguments) => exec::run(home(&global).ok().as_deref(), arguments),
         Command::Doctor(arguments) => doctor::run(&home(&global)?, &arguments),

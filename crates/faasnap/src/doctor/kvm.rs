@@ -41,7 +41,8 @@ impl Kind {
 pub(super) fn examine() -> Vec<Finding> {
     let kind = Kind::detect(Path::new("/sys/module"));
     let device = File::options().read(true).write(true).open("/dev/kvm").map(drop);
-    vec![kind_finding(kind), device_finding(device.err().map(|error| error.kind())), cpu_finding()]
+    let problem = device.err().map(|error| error.kind());
+    vec![kind_finding(kind), device_finding(problem), linux_finding(kind), cpu_finding()]
 }
 
 fn kind_finding(kind: Option<Kind>) -> Finding {
@@ -49,6 +50,18 @@ fn kind_finding(kind: Option<Kind>) -> Finding {
         Some(kind) => Finding::good(GROUP, "KVM module", kind.describe()),
         None => Finding::missing(GROUP, "KVM module", "none", "nothing can run: every function is a virtual machine")
             .mend("as root: modprobe kvm_amd or modprobe kvm_intel; in a virtual machine, switch nested virtualisation on"),
+    }
+}
+
+fn linux_finding(kind: Option<Kind>) -> Finding {
+    let name = "linux guests";
+    match kind {
+        Some(Kind::Amd | Kind::Intel) => Finding::good(GROUP, name, "can run"),
+        Some(Kind::Pvm) | None => {
+            let meaning = "an unmodified kernel can't run here; process guests don't need that";
+            Finding::limited(GROUP, name, "no hardware KVM", meaning)
+                .mend("use a machine with AMD's or Intel's virtualisation")
+        }
     }
 }
 

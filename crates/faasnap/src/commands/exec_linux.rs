@@ -1,0 +1,87 @@
+//! `faasnap exec --guest linux`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use guest_init::wire::Ended;
+use initramfs::Module;
+use linux_guest::{Disk, DiskAccess, KernelImage, Program, Streams, initial_files};
+use machine::Kvm;
+use rustix::process::{getgid, getuid};
+use store::Store;
+
+use super::Outcome;
+use crate::args::ExecArguments;
+use crate::output::note;
+
+/// Runs a program in a linux guest of its own.
+pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
+    linux_guest::check_machine()?;
+    let Some(root) = &arguments.root else {
+        bail!("a linux guest needs --root: a folder with a root file system, or an image of one");
+    };
+    if !arguments.binds.is_empty() {
+        bail!("a linux guest has no --bind: it shares no folder with this machine");
+    }
+    let kernel = store.open_kernel(&arguments.kernel)?;
+    let module = |module: store::KernelModule| Module { name: module.name, content: module.content };
+    let modules: Vec<Module> = kernel.modules.into_iter().map(module).collect();
+    let mut environment = vec![b"PATH=/usr/local/bin:/usr/bin:/bin".to_vec(), b"HOME=/tmp".to_vec()];
+    for (name, value) in &arguments.environment {
+        environment.push(format!("{name}={value}").into_bytes());
+    }
+    let directory = arguments.cwd.as_deref().unwrap_or(Path::new("/"));
+    let program = Program {
+        kernel: KernelImage::new(kernel.image)?,
+        initial_files: initial_files(&modules)?,
+        command_line: kernel.record.command_line,
+        memory_mib: u64::from(arguments.memory),
+        processors: 1,
+        disks: vec![disk(store, root)?],
+        arguments: arguments.program.into_iter().map(OsStringExt::into_vec).collect(),
+        environment,
+        directory: directory.as_os_str().as_bytes().to_vec(),
+        user: (getuid().as_raw(), getgid().as_raw()),
+        hostname: rustix::system::uname().nodename().to_bytes().to_vec(),
+    };
+    let console: Option<Box<dyn io::Write + Send>> =
+        if arguments.verbose { Some(Box::new(io::stderr())) } else { None };
+    let streams = Streams {
+        input: Box::new(io::stdin()),
+        output: Box::new(io::stdout()),
+        error: Box::new(io::stderr()),
+        console,
+    };
+    let end = program.run(&Kvm::open()?, streams)?;
+    if arguments.verbose {
+        let (made, booted, ran) = (end.made.as_millis(), end.booted.as_millis(), end.ran.as_millis());
+        note(&format!(
+            "the machine was made in {made} ms and booted in {booted} ms, the program took {ran} ms"
+        ));
+    }
+    Ok(Outcome::Status(match end.ended {
+        Ended::Status(status) => status,
+        Ended::Signal(signal) => super::exec::KILLED.saturating_add(signal),
+    }))
+}
+
+/// An image as it is; of a folder, one is made that is gone afterwards.
+fn disk(store: &Store, root: &Path) -> Result<Disk> {
+    let access = DiskAccess::Read;
+    if !root.is_dir() {
+        let file = File::open(root).with_context(|| format!("opening {}", root.display()))?;
+        return Ok(Disk { file, access });
+    }
+    let staging = store.stage_runtime()?;
+    let path = staging.scratch().join("root");
+    let mut file = File::options().read(true).write(true).create_new(true).open(&path)?;
+    let identifier = *uuid::Uuid::new_v4().as_bytes();
+    erofs_image::write_image(root, &mut file, &path, identifier)
+        .with_context(|| format!("making an image of {}", root.display()))?;
+    // The file lives on without its name for as long as it is open.
+    drop(staging);
+    Ok(Disk { file, access })
+}

@@ -1,0 +1,207 @@
+//! The host's side: the connection to it, and the program that it wants.
+
+use std::ffi::{OsString, c_int};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::FromRawFd;
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use guest_init::wire::{self, Ended, Kind, Start};
+
+use crate::Failure;
+
+const AF_VSOCK: c_int = 40;
+const SOCK_STREAM: c_int = 1;
+const SOCK_CLOEXEC: c_int = 0o2_000_000;
+const HOST: u32 = 2;
+/// Bytes of output in one message at most.
+const PIECE: usize = 32 << 10;
+
+/// linux/vm_sockets.h
+#[repr(C)]
+struct Address {
+    family: u16,
+    reserved: u16,
+    port: u32,
+    cid: u32,
+    flags: u8,
+    zero: [u8; 3],
+}
+
+unsafe extern "C" {
+    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+    fn connect(descriptor: c_int, address: *const Address, length: u32) -> c_int;
+    fn waitpid(process: c_int, status: *mut c_int, options: c_int) -> c_int;
+    fn kill(process: c_int, signal: c_int) -> c_int;
+}
+
+/// The connection to the host.
+pub(crate) struct Host {
+    reader: File,
+    writer: Arc<Mutex<File>>,
+}
+
+impl Host {
+    pub fn connect() -> Result<Self, Failure> {
+        let address = Address {
+            family: AF_VSOCK as u16,
+            reserved: 0,
+            port: wire::PORT,
+            cid: HOST,
+            flags: 0,
+            zero: [0; 3],
+        };
+        // SAFETY: no pointers.
+        let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0) };
+        if descriptor < 0 {
+            return Err(format!("opening a socket to the host: {}", io::Error::last_os_error()));
+        }
+        // SAFETY: nobody else has the descriptor.
+        let reader = unsafe { File::from_raw_fd(descriptor) };
+        // SAFETY: a live address of the length that is given.
+        let result = unsafe { connect(descriptor, &raw const address, size_of::<Address>() as u32) };
+        if result != 0 {
+            return Err(format!("connecting to the host: {}", io::Error::last_os_error()));
+        }
+        let writer = reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
+        Ok(Self { reader, writer: Arc::new(Mutex::new(writer)) })
+    }
+
+    pub fn take_start(&mut self) -> Result<Start, Failure> {
+        match wire::read(&mut self.reader) {
+            Ok(Some((Kind::Start, body))) => {
+                Start::decode(&body).ok_or_else(|| "the host's first message is malformed".to_owned())
+            }
+            Ok(_) => Err("the host did not say what to run".to_owned()),
+            Err(error) => Err(format!("reading from the host: {error}")),
+        }
+    }
+
+    /// Says what went wrong.
+    pub fn report(&self, failure: &str) {
+        send(&self.writer, Kind::Failed, failure.as_bytes());
+    }
+
+    /// Runs the program and passes on what it says, until it has ended.
+    pub fn serve(&self, start: &Start) -> Result<(), Failure> {
+        let mut child = spawn(start)?;
+        let pid = child.id() as c_int;
+        let mut pumps = Vec::new();
+        if let Some(output) = child.stdout.take() {
+            pumps.push(pump(self.writer.clone(), Kind::Output, output));
+        }
+        if let Some(error) = child.stderr.take() {
+            pumps.push(pump(self.writer.clone(), Kind::Error, error));
+        }
+        let input = child.stdin.take();
+        let reader = self.reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
+        thread::spawn(move || listen(reader, input, pid));
+        let ended = reap(pid);
+        for pump in pumps {
+            // What a child of the program still writes is not waited for.
+            if pump.is_finished() || ended_soon(&pump) {
+                let _ = pump.join();
+            }
+        }
+        send(&self.writer, Kind::Ended, &ended.encode());
+        Ok(())
+    }
+}
+
+/// The program has ended: its output follows at once, unless a child of it holds the pipe.
+fn ended_soon(pump: &thread::JoinHandle<()>) -> bool {
+    for _ in 0..200 {
+        if pump.is_finished() {
+            return true;
+        }
+        thread::sleep(std::time::Duration::from_millis(1));
+    }
+    false
+}
+
+fn spawn(start: &Start) -> Result<Child, Failure> {
+    let text = |bytes: &[u8]| OsString::from_vec(bytes.to_vec());
+    let mut arguments = start.arguments.iter().map(|argument| text(argument));
+    let Some(program) = arguments.next() else { return Err("there is no program to run".to_owned()) };
+    let mut command = Command::new(&program);
+    command.args(arguments).env_clear().current_dir(text(&start.directory));
+    for pair in &start.environment {
+        if let Some(at) = pair.iter().position(|byte| *byte == b'=') {
+            let (name, value) = pair.split_at(at);
+            command.env(text(name), text(value.get(1..).unwrap_or_default()));
+        }
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // Run by root, this also leaves every other group.
+    command.gid(start.group).uid(start.user);
+    command.spawn().map_err(|error| format!("{} can't be started: {error}", program.to_string_lossy()))
+}
+
+fn pump(
+    writer: Arc<Mutex<File>>,
+    kind: Kind,
+    mut from: impl Read + Send + 'static,
+) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            match from.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(count) => send(&writer, kind, buffer.get(..count).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    })
+}
+
+fn send(writer: &Mutex<File>, kind: Kind, body: &[u8]) {
+    if let Ok(mut writer) = writer.lock() {
+        // When the host is gone, the machine is about to be.
+        let _ = wire::write(&mut *writer, kind, body);
+    }
+}
+
+/// Does what the host says while the program runs.
+fn listen(mut reader: File, mut input: Option<ChildStdin>, pid: c_int) {
+    while let Ok(Some((kind, body))) = wire::read(&mut reader) {
+        match kind {
+            Kind::Input if body.is_empty() => input = None,
+            Kind::Input => {
+                if input.as_mut().is_some_and(|input| input.write_all(&body).is_err()) {
+                    input = None;
+                }
+            }
+            Kind::Signal => {
+                if let [signal] = body[..] {
+                    // SAFETY: two numbers.
+                    unsafe { kill(pid, c_int::from(signal)) };
+                }
+            }
+            _ => return,
+        }
+    }
+}
+
+/// Takes in every process that ends, until the program itself has.
+fn reap(program: c_int) -> Ended {
+    loop {
+        let mut status = 0;
+        // SAFETY: a live number to write to.
+        let pid = unsafe { waitpid(-1, &raw mut status, 0) };
+        if pid == program {
+            let status = std::process::ExitStatus::from_raw(status);
+            return match (status.code(), status.signal()) {
+                (Some(code), _) => Ended::Status(code as u8),
+                (None, signal) => Ended::Signal(signal.unwrap_or(9) as u8),
+            };
+        }
+        if pid < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            return Ended::Signal(9);
+        }
+    }
+}

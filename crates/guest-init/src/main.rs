@@ -1,0 +1,41 @@
+//! The first program in a linux guest.
+//!
+//! It mounts what a program expects, asks the host over a socket what to run, runs it as an ordinary user, reaps whatever
+//! loses its parent, and tells the host how it ended. It uses the standard library and the C library's functions only, and is
+//! linked statically.
+
+mod host;
+mod system;
+
+use std::process::exit;
+
+fn main() {
+    if std::process::id() != 1 {
+        eprintln!("this is the first program of a linux guest; it can't be started by hand");
+        exit(2);
+    }
+    if let Err(error) = run() {
+        // The console is the serial port, which the host shows when a guest ends unexpectedly.
+        eprintln!("init: {error}");
+    }
+    system::reset();
+}
+
+/// What could not be done, and why.
+type Failure = String;
+
+fn run() -> Result<(), Failure> {
+    system::mount_kernel_files()?;
+    system::load_modules()?;
+    let has_root = system::mount_root()?;
+    let mut host = host::Host::connect()?;
+    let result = host.take_start().and_then(|start| {
+        system::set_up(&start, has_root)?;
+        host.serve(&start)
+    });
+    if let Err(failure) = &result {
+        host.report(failure);
+    }
+    system::settle();
+    result
+}

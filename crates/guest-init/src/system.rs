@@ -1,0 +1,242 @@
+//! The kernel's side: mounts, modules, clock, entropy, users, the reset at the end.
+
+use std::ffi::{CString, c_char, c_int, c_ulong, c_void};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use guest_init::wire::Start;
+
+use crate::Failure;
+
+mod libc {
+    use super::{c_char, c_int, c_ulong, c_void};
+
+    #[repr(C)]
+    pub struct Timespec {
+        pub seconds: i64,
+        pub nanoseconds: i64,
+    }
+
+    unsafe extern "C" {
+        pub fn mount(
+            source: *const c_char,
+            target: *const c_char,
+            kind: *const c_char,
+            flags: c_ulong,
+            data: *const c_void,
+        ) -> c_int;
+        pub fn chroot(path: *const c_char) -> c_int;
+        pub fn syscall(number: i64, ...) -> i64;
+        pub fn reboot(command: c_int) -> c_int;
+        pub fn sync();
+        pub fn sethostname(name: *const c_char, length: usize) -> c_int;
+        pub fn clock_settime(clock: c_int, time: *const Timespec) -> c_int;
+        pub fn ioctl(descriptor: c_int, request: c_ulong, ...) -> c_int;
+        pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
+        pub fn close(descriptor: c_int) -> c_int;
+    }
+}
+
+const SYS_FINIT_MODULE: i64 = 313;
+const LINUX_REBOOT_CMD_RESTART: c_int = 0x0123_4567;
+const MS_RDONLY: c_ulong = 1;
+const MS_NOSUID: c_ulong = 2;
+const MS_NODEV: c_ulong = 4;
+const MS_NOEXEC: c_ulong = 8;
+const MS_MOVE: c_ulong = 8192;
+const CLOCK_REALTIME: c_int = 0;
+/// linux/random.h
+const RNDADDENTROPY: c_ulong = 0x4008_5203;
+const RNDRESEEDCRNG: c_ulong = 0x5207;
+
+/// Where the root file system is mounted before it becomes the root.
+const NEW_ROOT: &str = "/newroot";
+/// The first disk is the root file system, the second one is private to this guest and holds what it writes.
+const ROOT_DISK: &str = "/dev/vda";
+const SCRATCH_DISK: &str = "/dev/vdb";
+
+fn text(value: &str) -> Result<CString, Failure> {
+    CString::new(value).map_err(|_| format!("{value:?} has a zero byte"))
+}
+
+fn check(what: &str, result: c_int) -> Result<(), Failure> {
+    if result == 0 { Ok(()) } else { Err(format!("{what}: {}", io::Error::last_os_error())) }
+}
+
+fn mount(source: &str, target: &str, kind: &str, flags: c_ulong, data: &str) -> Result<(), Failure> {
+    let (from, to, kind, data) = (text(source)?, text(target)?, text(kind)?, text(data)?);
+    // SAFETY: four live strings that end with zero.
+    let result =
+        unsafe { libc::mount(from.as_ptr(), to.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
+    check(&format!("mounting {source} on {target}"), result)
+}
+
+fn create(path: &str) -> Result<(), Failure> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(format!("creating {path}: {error}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn mount_kernel_files() -> Result<(), Failure> {
+    for path in ["/proc", "/sys", "/dev"] {
+        create(path)?;
+    }
+    mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, "")?;
+    mount("sysfs", "/sys", "sysfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "")?;
+    // A kernel that mounts it itself says that it is busy.
+    let _ = mount("dev", "/dev", "devtmpfs", MS_NOSUID, "mode=0755");
+    Ok(())
+}
+
+/// Loads the modules in `/modules`, in the order of their names.
+pub(crate) fn load_modules() -> Result<(), Failure> {
+    let Ok(entries) = fs::read_dir("/modules") else { return Ok(()) };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.sort();
+    for path in paths {
+        let file = File::open(&path).map_err(|error| format!("opening {}: {error}", path.display()))?;
+        // SAFETY: an open descriptor and an empty string that ends with zero.
+        let result = unsafe { libc::syscall(SYS_FINIT_MODULE, file.as_raw_fd(), c"".as_ptr(), 0) };
+        let error = io::Error::last_os_error();
+        if result != 0 && error.kind() != io::ErrorKind::AlreadyExists {
+            return Err(format!("loading {}: {error}", path.display()));
+        }
+    }
+    Ok(())
+}
+
+/// Mounts the root disk, if there is one, with the scratch disk or memory over it for what is written. Says whether there is.
+pub(crate) fn mount_root() -> Result<bool, Failure> {
+    if !Path::new(ROOT_DISK).exists() {
+        return Ok(false);
+    }
+    for path in ["/lower", "/upper", NEW_ROOT] {
+        create(path)?;
+    }
+    let mounted = ["erofs", "squashfs", "ext4"]
+        .into_iter()
+        .map(|kind| mount(ROOT_DISK, "/lower", kind, MS_RDONLY | MS_NODEV, ""))
+        .find(Result::is_ok);
+    if mounted.is_none() {
+        return Err(format!(
+            "{ROOT_DISK} has no root file system that this kernel can mount (erofs, squashfs or ext4)"
+        ));
+    }
+    if Path::new(SCRATCH_DISK).exists() {
+        mount(SCRATCH_DISK, "/upper", "ext4", MS_NODEV, "")?;
+    } else {
+        mount("tmpfs", "/upper", "tmpfs", MS_NODEV, "")?;
+    }
+    for path in ["/upper/data", "/upper/work"] {
+        create(path)?;
+    }
+    mount("overlay", NEW_ROOT, "overlay", 0, "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work")?;
+    Ok(true)
+}
+
+/// Makes the guest what the program expects.
+pub(crate) fn set_up(start: &Start, has_root: bool) -> Result<(), Failure> {
+    set_clock(start.time)?;
+    add_entropy(&start.entropy)?;
+    // SAFETY: the pointer and the length are of one live buffer.
+    let result = unsafe { libc::sethostname(start.hostname.as_ptr().cast(), start.hostname.len()) };
+    check("setting the host name", result)?;
+    raise_loopback()?;
+    if has_root {
+        enter_root()?;
+    }
+    create("/tmp")?;
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")?;
+    create("/dev/shm")?;
+    mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")?;
+    create("/dev/pts")?;
+    mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "mode=620,ptmxmode=666")?;
+    for (link, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
+        // Some are there on some kernels.
+        let _ = std::os::unix::fs::symlink(target, format!("/dev/{link}"));
+    }
+    Ok(())
+}
+
+fn enter_root() -> Result<(), Failure> {
+    for path in ["/proc", "/sys", "/dev"] {
+        let to = format!("{NEW_ROOT}{path}");
+        create(&to)?;
+        mount(path, &to, "", MS_MOVE, "")?;
+    }
+    std::env::set_current_dir(NEW_ROOT).map_err(|error| format!("entering the root: {error}"))?;
+    mount(".", "/", "", MS_MOVE, "")?;
+    // SAFETY: a live string that ends with zero.
+    check("entering the root", unsafe { libc::chroot(c".".as_ptr()) })?;
+    std::env::set_current_dir("/").map_err(|error| format!("entering the root: {error}"))
+}
+
+/// Sets the time of day.
+pub(crate) fn set_clock(nanoseconds: u64) -> Result<(), Failure> {
+    let time = libc::Timespec {
+        seconds: (nanoseconds / 1_000_000_000) as i64,
+        nanoseconds: (nanoseconds % 1_000_000_000) as i64,
+    };
+    // SAFETY: a live structure.
+    check("setting the clock", unsafe { libc::clock_settime(CLOCK_REALTIME, &raw const time) })
+}
+
+/// Mixes fresh random bytes into the kernel's generator, and makes it use them at once.
+pub(crate) fn add_entropy(bytes: &[u8]) -> Result<(), Failure> {
+    let random = OpenOptions::new()
+        .write(true)
+        .open("/dev/urandom")
+        .map_err(|error| format!("opening /dev/urandom: {error}"))?;
+    // struct rand_pool_info: bits, bytes, then the bytes.
+    let mut pool = ((bytes.len() * 8) as u32).to_ne_bytes().to_vec();
+    pool.extend_from_slice(&(bytes.len() as u32).to_ne_bytes());
+    pool.extend_from_slice(bytes);
+    // SAFETY: the structure says how long it is, and that many bytes follow.
+    let result = unsafe { libc::ioctl(random.as_raw_fd(), RNDADDENTROPY, pool.as_ptr()) };
+    check("adding entropy", result)?;
+    // SAFETY: this request has no argument.
+    check("reseeding", unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
+}
+
+fn raise_loopback() -> Result<(), Failure> {
+    const AF_INET: c_int = 2;
+    const SOCK_DGRAM: c_int = 2;
+    const SIOCSIFFLAGS: c_ulong = 0x8914;
+    const IFF_UP: u8 = 1;
+    // struct ifreq: a name of 16 bytes, then the flags.
+    let mut request = [0_u8; 40];
+    request[..2].copy_from_slice(b"lo");
+    request[16] = IFF_UP;
+    // SAFETY: no pointers.
+    let socket = unsafe { libc::socket(AF_INET, SOCK_DGRAM, 0) };
+    if socket < 0 {
+        return Err(format!("opening a socket: {}", io::Error::last_os_error()));
+    }
+    // SAFETY: the buffer is as long as the structure that the request reads.
+    let result = unsafe { libc::ioctl(socket, SIOCSIFFLAGS, request.as_ptr()) };
+    let done = check("raising the loopback interface", result);
+    // SAFETY: nobody else has the descriptor.
+    unsafe { libc::close(socket) };
+    done
+}
+
+/// Writes out what is not yet on the scratch disk.
+pub(crate) fn settle() {
+    // SAFETY: it has no arguments.
+    unsafe { libc::sync() };
+}
+
+/// Resets the machine, which ends it.
+pub(crate) fn reset() -> ! {
+    // SAFETY: it has one number as argument.
+    unsafe { libc::reboot(LINUX_REBOOT_CMD_RESTART) };
+    loop {
+        std::thread::park();
+    }
+}

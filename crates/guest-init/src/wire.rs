@@ -1,0 +1,230 @@
+//! Messages between host and guest, each a kind, a length and that many bytes.
+//!
+//! The guest opens one connection to [`PORT`] of the host. The host says [`Kind::Start`] once; from then on both say what
+//! happens, until the guest says [`Kind::Ended`].
+
+use std::io::{self, Read, Write};
+
+/// The host's port.
+pub const PORT: u32 = 1;
+
+/// The longest message.
+pub const LONGEST: usize = 1 << 20;
+
+/// What a message is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Kind {
+    /// To the guest: an encoded [`Start`].
+    Start = 1,
+    /// To the guest: bytes of the program's standard input; none at its end.
+    Input = 2,
+    /// To the host: bytes of its standard output.
+    Output = 3,
+    /// To the host: bytes of its standard error.
+    Error = 4,
+    /// To the host: the program has ended; an encoded [`Ended`].
+    Ended = 5,
+    /// To the host: it could not be started; why, as text.
+    Failed = 6,
+    /// To the guest: end the program with this signal (one byte).
+    Signal = 7,
+}
+
+impl Kind {
+    fn from_byte(byte: u8) -> Option<Self> {
+        [Self::Start, Self::Input, Self::Output, Self::Error, Self::Ended, Self::Failed, Self::Signal]
+            .into_iter()
+            .find(|kind| *kind as u8 == byte)
+    }
+}
+
+/// Writes a message.
+///
+/// # Errors
+/// Those of the stream; a body longer than [`LONGEST`] is [`io::ErrorKind::InvalidInput`].
+pub fn write(stream: &mut impl Write, kind: Kind, body: &[u8]) -> io::Result<()> {
+    if body.len() > LONGEST {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let mut message = vec![kind as u8];
+    message.extend_from_slice(&(body.len() as u32).to_le_bytes());
+    message.extend_from_slice(body);
+    stream.write_all(&message)
+}
+
+/// Reads a message; `None` at the stream's end.
+///
+/// # Errors
+/// Those of the stream; an unknown kind or a longer body than [`LONGEST`] is [`io::ErrorKind::InvalidData`].
+pub fn read(stream: &mut impl Read) -> io::Result<Option<(Kind, Vec<u8>)>> {
+    let mut head = [0; 5];
+    let mut got = 0;
+    while got < head.len() {
+        match stream.read(head.get_mut(got..).unwrap_or_default()) {
+            Ok(0) if got == 0 => return Ok(None),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => got += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let [kind, length @ ..] = head;
+    let length = u32::from_le_bytes(length) as usize;
+    let Some(kind) = Kind::from_byte(kind).filter(|_| length <= LONGEST) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    Ok(Some((kind, body)))
+}
+
+/// What the guest is to do.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Start {
+    /// The time of day, nanoseconds since 1970.
+    pub time: u64,
+    /// Fresh random bytes for the kernel's generator.
+    pub entropy: Vec<u8>,
+    /// Name of the machine.
+    pub hostname: Vec<u8>,
+    /// As whom the program runs.
+    pub user: u32,
+    /// Its group.
+    pub group: u32,
+    /// Its working directory.
+    pub directory: Vec<u8>,
+    /// The program and its arguments.
+    pub arguments: Vec<Vec<u8>>,
+    /// `NAME=value` each.
+    pub environment: Vec<Vec<u8>>,
+}
+
+impl Start {
+    /// As the body of a message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&self.time.to_le_bytes());
+        bytes.extend_from_slice(&self.user.to_le_bytes());
+        bytes.extend_from_slice(&self.group.to_le_bytes());
+        for field in [&self.entropy, &self.hostname, &self.directory] {
+            put(&mut bytes, field);
+        }
+        for list in [&self.arguments, &self.environment] {
+            bytes.extend_from_slice(&(list.len() as u32).to_le_bytes());
+            for field in list {
+                put(&mut bytes, field);
+            }
+        }
+        bytes
+    }
+
+    /// Reads the body of a message; `None` when it is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut left = bytes;
+        let start = Self {
+            time: u64::from_le_bytes(*take(&mut left)?),
+            user: u32::from_le_bytes(*take(&mut left)?),
+            group: u32::from_le_bytes(*take(&mut left)?),
+            entropy: field(&mut left)?,
+            hostname: field(&mut left)?,
+            directory: field(&mut left)?,
+            arguments: list(&mut left)?,
+            environment: list(&mut left)?,
+        };
+        left.is_empty().then_some(start)
+    }
+}
+
+/// How a program ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// With this status.
+    Status(u8),
+    /// By this signal.
+    Signal(u8),
+}
+
+impl Ended {
+    /// As the body of a message.
+    pub fn encode(self) -> [u8; 2] {
+        match self {
+            Self::Status(status) => [0, status],
+            Self::Signal(signal) => [1, signal],
+        }
+    }
+
+    /// Reads the body of a message; `None` when it is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0, status] => Some(Self::Status(*status)),
+            [1, signal] => Some(Self::Signal(*signal)),
+            _ => None,
+        }
+    }
+}
+
+fn put(bytes: &mut Vec<u8>, field: &[u8]) {
+    bytes.extend_from_slice(&(field.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(field);
+}
+
+fn take<'a, const N: usize>(left: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (first, rest) = left.split_first_chunk()?;
+    *left = rest;
+    Some(first)
+}
+
+fn field(left: &mut &[u8]) -> Option<Vec<u8>> {
+    let length = u32::from_le_bytes(*take(left)?) as usize;
+    let (first, rest) = left.split_at_checked(length)?;
+    *left = rest;
+    Some(first.to_vec())
+}
+
+fn list(left: &mut &[u8]) -> Option<Vec<Vec<u8>>> {
+    let count = u32::from_le_bytes(*take(left)?) as usize;
+    // Each takes at least the four bytes of its length.
+    (count <= left.len() / 4).then_some(())?;
+    (0..count).map(|_| field(left)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_as_they_were_written() {
+        let start = Start {
+            time: 1,
+            entropy: vec![2; 32],
+            hostname: b"h".to_vec(),
+            user: 3,
+            group: 4,
+            directory: b"/".to_vec(),
+            arguments: vec![b"a".to_vec(), Vec::new()],
+            environment: vec![b"A=b".to_vec()],
+        };
+        let mut stream = Vec::new();
+        write(&mut stream, Kind::Start, &start.encode()).unwrap();
+        write(&mut stream, Kind::Ended, &Ended::Signal(9).encode()).unwrap();
+        let mut stream = stream.as_slice();
+        let (kind, body) = read(&mut stream).unwrap().unwrap();
+        assert_eq!((kind, Start::decode(&body)), (Kind::Start, Some(start)));
+        let (kind, body) = read(&mut stream).unwrap().unwrap();
+        assert_eq!((kind, Ended::decode(&body)), (Kind::Ended, Some(Ended::Signal(9))));
+        assert_eq!(read(&mut stream).unwrap(), None);
+    }
+
+    #[test]
+    fn nonsense_is_refused_before_anything_is_allocated_for_it() {
+        for bytes in [&[3, 255, 255, 255, 255][..], &[99, 0, 0, 0, 0], &[3, 1, 0]] {
+            assert!(read(&mut &bytes[..]).is_err());
+        }
+        let mut body = Start::default().encode();
+        let at = body.len() - 8;
+        body[at..at + 4].fill(0xff);
+        assert_eq!(Start::decode(&body), None);
+        assert_eq!(Ended::decode(&[2, 0]), None);
+    }
+}

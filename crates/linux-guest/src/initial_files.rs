@@ -1,0 +1,42 @@
+//! The initial file system: the guest's first program, and the modules that it loads.
+
+use initramfs::{Archive, ArchiveError, Module};
+
+/// The guest's first program, static.
+const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
+
+/// The kernel modules that a guest needs when they are not built into its kernel, as Linux names them.
+pub const MODULES: [&str; 6] =
+    ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_rng", "erofs", "overlay"];
+
+/// The archive that a kernel unpacks before it starts its first program. `modules` are loaded in this order.
+///
+/// # Errors
+/// [`ArchiveError`] when a module is too large.
+pub fn initial_files(modules: &[Module]) -> Result<Vec<u8>, ArchiveError> {
+    let mut archive = Archive::new();
+    archive.directory("dev")?;
+    // What the first program says before it has mounted anything.
+    archive.character_device("dev/console", 5, 1)?;
+    archive.directory("modules")?;
+    for (number, module) in modules.iter().enumerate() {
+        archive.file(&format!("modules/{number:02}-{}.ko", module.name), 0o400, &module.content)?;
+    }
+    archive.file("init", 0o755, INIT)?;
+    Ok(archive.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_program_is_static_and_the_archive_always_the_same() {
+        let program = goblin::elf::Elf::parse(INIT).unwrap();
+        assert_eq!((program.interpreter, program.libraries.len()), (None, 0));
+        let module = Module { name: "virtio".to_owned(), content: vec![1; 100] };
+        let archive = initial_files(std::slice::from_ref(&module)).unwrap();
+        assert_eq!(archive, initial_files(&[module]).unwrap());
+        assert!(archive.windows(19).any(|window| window == b"modules/00-virtio.k"));
+    }
+}

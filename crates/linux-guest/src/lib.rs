@@ -1,0 +1,29 @@
+//! An unmodified Linux in a microVM.
+//!
+//! [`MicroVm`] boots a kernel with an initial file system on processors of a [`machine::SystemVm`] and serves the few devices
+//! that it finds through ACPI: virtio block, vsock and entropy devices, a serial port for its messages, a keyboard controller
+//! that only resets. The whole state can be saved and taken over by another virtual machine; memory is brought back by
+//! whoever restores.
+//!
+//! Architecture invariants: this crate knows no Lambda, no snapshot container, no home directory and no process guest. The
+//! guest is hostile: what it writes into registers and queues is checked where it is used, and a device that finds nonsense
+//! stops until it is reset.
+#![forbid(unsafe_code)]
+
+mod acpi;
+mod devices;
+mod error;
+mod initial_files;
+mod kernel;
+mod layout;
+mod monitor;
+mod program;
+mod virtio;
+
+pub use devices::DevicesState;
+pub use error::LinuxGuestError;
+pub use initial_files::{MODULES, initial_files};
+pub use kernel::KernelImage;
+pub use monitor::{Config, End, MicroVm, PausedVm, ReadyVm, SavedVm, check_machine};
+pub use program::{Program, ProgramEnd, ProgramError, Streams};
+pub use virtio::{Connector, Disk, DiskAccess};

@@ -1,0 +1,459 @@
+//! The life of a microVM: made, booted or restored, paused, saved, ended.
+//!
+//! A thread drives each processor, one more waits for the host's side of the devices. All of them share the devices behind one
+//! lock: a guest has few processors, and a request takes microseconds.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use guest_memory::{GuestMemory, MemoryView, Protection, Source};
+use machine::{Bus, Kicker, Kvm, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState};
+use pages::PageCount;
+use parking_lot::{Condvar, Mutex};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
+use serde::{Deserialize, Serialize};
+
+use crate::devices::{Console, Devices, DevicesState};
+use crate::error::LinuxGuestError;
+use crate::kernel::{self, Boot, KernelImage};
+use crate::layout;
+use crate::virtio::{Block, Connector, Device, Disk, Entropy, Vsock};
+
+const MIB: u64 = 1 << 20;
+/// AWS Lambda's largest function, and what a snapshot's page numbers hold many times over.
+const MOST_MEMORY_MIB: u64 = 10_240;
+const LEAST_MEMORY_MIB: u64 = 64;
+const MOST_PROCESSORS: u8 = 32;
+
+/// Whether this machine can run linux guests, as far as can be told without making one.
+///
+/// # Errors
+/// [`machine::MachineError::SoftwareOnly`].
+pub fn check_machine() -> Result<(), LinuxGuestError> {
+    if machine::is_software_only() { Err(machine::MachineError::SoftwareOnly.into()) } else { Ok(()) }
+}
+
+/// What a microVM is made of.
+pub struct Config {
+    /// Memory, MiB.
+    pub memory_mib: u64,
+    /// Processors.
+    pub processors: u8,
+    /// Disks, in the order in which the guest finds them.
+    pub disks: Vec<Disk>,
+    /// Who takes the guest's connections to the host.
+    pub connector: Connector,
+    /// Where the kernel's messages go.
+    pub console: Console,
+}
+
+/// How a guest ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It asked for a reset, as it does at the end of its work and after a panic.
+    Reset,
+    /// It was stopped from outside.
+    Stopped,
+    /// It could not go on.
+    Broken(String),
+}
+
+/// The state of a paused machine, its memory aside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedVm {
+    memory_mib: u64,
+    system: SystemState,
+    processors: Vec<VcpuState>,
+    devices: DevicesState,
+}
+
+impl SavedVm {
+    /// The memory that it needs, MiB.
+    pub fn memory_mib(&self) -> u64 {
+        self.memory_mib
+    }
+
+    /// Its number of processors.
+    pub fn processors(&self) -> usize {
+        self.processors.len()
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Wish {
+    Run,
+    Pause,
+    End(End),
+}
+
+struct Control {
+    wish: Wish,
+    /// Processors that have come to rest, with their state.
+    resting: Vec<Option<Result<VcpuState, String>>>,
+    /// Threads that still run.
+    running: usize,
+}
+
+struct Shared {
+    devices: Mutex<Devices>,
+    control: Mutex<Control>,
+    changed: Condvar,
+    kickers: Mutex<Vec<Kicker>>,
+    /// Wakes the thread that waits for the host's side.
+    wake: OwnedFd,
+}
+
+impl Shared {
+    /// Makes every processor and the device thread look at the wish.
+    fn make(&self, wish: Wish) {
+        let mut control = self.control.lock();
+        // The first end is the one that counts.
+        if !matches!(control.wish, Wish::End(_)) {
+            control.wish = wish;
+        }
+        drop(control);
+        self.changed.notify_all();
+        for kicker in &*self.kickers.lock() {
+            kicker.kick();
+        }
+        // Fails when it is full, and then the thread wakes anyway.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    }
+}
+
+/// A machine without a guest yet.
+pub struct ReadyVm {
+    vm: SystemVm,
+    memory: Arc<GuestMemory>,
+    config: Config,
+}
+
+impl ReadyVm {
+    /// Makes a machine with its memory reserved, but not mapped.
+    ///
+    /// # Errors
+    /// [`LinuxGuestError`].
+    pub fn new(kvm: &Kvm, config: Config) -> Result<Self, LinuxGuestError> {
+        if !(LEAST_MEMORY_MIB..=MOST_MEMORY_MIB).contains(&config.memory_mib) {
+            let (range, value) = ("between 64 and 10240 MB", config.memory_mib);
+            return Err(LinuxGuestError::Size { what: "memory", range, value });
+        }
+        if !(1..=MOST_PROCESSORS).contains(&config.processors) {
+            let (range, value) = ("between 1 and 32", u64::from(config.processors));
+            return Err(LinuxGuestError::Size { what: "the number of processors", range, value });
+        }
+        let ranges = layout::memory(config.memory_mib * MIB);
+        let end = ranges.last().map_or(0, |range| range.end().0);
+        let memory = Arc::new(GuestMemory::reserve(PageCount(end))?);
+        let vm = SystemVm::new(kvm, memory.clone(), &ranges)?;
+        Ok(Self { vm, memory, config })
+    }
+
+    /// The reservation; a restore maps memory into it.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+
+    /// Boots a kernel in fresh memory.
+    ///
+    /// # Errors
+    /// [`LinuxGuestError`].
+    pub fn boot(
+        self,
+        kernel: &KernelImage,
+        initial_files: &[u8],
+        command_line: &str,
+    ) -> Result<MicroVm, LinuxGuestError> {
+        let memory_bytes = self.config.memory_mib * MIB;
+        for range in layout::memory(memory_bytes) {
+            self.memory.map(range, Source::Anonymous, Protection::ReadWrite)?;
+        }
+        let processors = self.config.processors;
+        self.start(None, |view, first, virtio_devices| {
+            let boot = Boot { kernel, initial_files, command_line, memory_bytes, processors, virtio_devices };
+            kernel::start_at(first, boot.load(view)?)
+        })
+    }
+
+    /// Goes on from saved state; the caller has brought memory back.
+    ///
+    /// # Errors
+    /// [`LinuxGuestError`] when it does not fit this machine.
+    pub fn restore(self, saved: &SavedVm) -> Result<MicroVm, LinuxGuestError> {
+        let (here, value) = (self.config.memory_mib, saved.memory_mib);
+        if here != value || usize::from(self.config.processors) != saved.processors.len() {
+            let range = "the snapshot's";
+            return Err(LinuxGuestError::Size { what: "memory and number of processors", range, value });
+        }
+        self.start(Some(saved), |_, _, _| Ok(()))
+    }
+
+    fn start(
+        self,
+        saved: Option<&SavedVm>,
+        prepare: impl FnOnce(&MemoryView, &SystemVcpu, usize) -> Result<(), LinuxGuestError>,
+    ) -> Result<MicroVm, LinuxGuestError> {
+        let Self { vm, memory, config } = self;
+        let view = MemoryView::new(&memory, &layout::memory(config.memory_mib * MIB))?;
+        let events = epoll::create(CreateFlags::CLOEXEC).map_err(thread_error)?;
+        let events = Arc::new(events);
+        let mut virtio: Vec<Box<dyn Device>> = Vec::new();
+        virtio.push(Box::new(Vsock::new(config.connector, events.clone())));
+        virtio.push(Box::new(Entropy));
+        for disk in config.disks {
+            virtio.push(Box::new(Block::new(disk).map_err(LinuxGuestError::Disk)?));
+        }
+        let devices = Devices::new(&vm, &view, config.console, virtio, saved.map(|saved| &saved.devices))?;
+        let mut processors = Vec::new();
+        for id in 0..config.processors {
+            processors.push(vm.create_vcpu(id, config.processors)?);
+        }
+        if let Some(first) = processors.first() {
+            prepare(&view, first, devices.virtio_count())?;
+        }
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(thread_error)?;
+        epoll::add(&*events, &wake, EventData::new_u64(0), EventFlags::IN).map_err(thread_error)?;
+        let shared = Arc::new(Shared {
+            devices: Mutex::new(devices),
+            control: Mutex::new(Control {
+                wish: Wish::Run,
+                resting: processors.iter().map(|_| None).collect(),
+                running: processors.len(),
+            }),
+            changed: Condvar::new(),
+            kickers: Mutex::new(processors.iter().map(SystemVcpu::kicker).collect()),
+            wake,
+        });
+        if let Some(saved) = saved {
+            vm.restore(&saved.system)?;
+            for (processor, state) in processors.iter().zip(&saved.processors) {
+                processor.restore(state)?;
+            }
+            shared.devices.lock().after_restore();
+        }
+        let mut machine = MicroVm { vm, memory, memory_mib: config.memory_mib, shared, threads: Vec::new() };
+        machine.spawn(processors, events)?;
+        Ok(machine)
+    }
+}
+
+fn thread_error(errno: rustix::io::Errno) -> LinuxGuestError {
+    LinuxGuestError::Thread(io::Error::from(errno))
+}
+
+/// A machine with a guest. Dropping it ends the guest.
+pub struct MicroVm {
+    vm: SystemVm,
+    memory: Arc<GuestMemory>,
+    memory_mib: u64,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl MicroVm {
+    fn spawn(&mut self, processors: Vec<SystemVcpu>, events: Arc<OwnedFd>) -> Result<(), LinuxGuestError> {
+        for (number, processor) in processors.into_iter().enumerate() {
+            let shared = self.shared.clone();
+            let builder = thread::Builder::new().name(format!("vcpu{number}"));
+            let thread = builder.spawn(move || drive(&shared, number, processor));
+            match thread {
+                Ok(thread) => self.threads.push(thread),
+                Err(error) => {
+                    self.shared.control.lock().running = self.threads.len();
+                    return Err(LinuxGuestError::Thread(error));
+                }
+            }
+        }
+        let shared = self.shared.clone();
+        let builder = thread::Builder::new().name("devices".to_owned());
+        self.threads.push(builder.spawn(move || watch(&shared, &events)).map_err(LinuxGuestError::Thread)?);
+        Ok(())
+    }
+
+    /// Waits until the guest has ended.
+    pub fn wait(&self) -> End {
+        let mut control = self.shared.control.lock();
+        loop {
+            match &control.wish {
+                Wish::End(end) if control.running == 0 => return end.clone(),
+                _ => self.shared.changed.wait(&mut control),
+            }
+        }
+    }
+
+    /// Whether the guest has ended, or is about to.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.shared.control.lock().wish, Wish::End(_))
+    }
+
+    /// Ends the guest; what it was doing is lost.
+    pub fn stop(&self) {
+        self.shared.make(Wish::End(End::Stopped));
+    }
+
+    /// A handle that stops the guest from another thread.
+    pub fn stopper(&self) -> impl Fn() + Send + Sync + use<> {
+        let shared = self.shared.clone();
+        move || shared.make(Wish::End(End::Stopped))
+    }
+
+    /// Stops every processor between two instructions.
+    ///
+    /// # Errors
+    /// [`LinuxGuestError::Ended`].
+    pub fn pause(&self) -> Result<PausedVm<'_>, LinuxGuestError> {
+        self.shared.make(Wish::Pause);
+        let mut control = self.shared.control.lock();
+        loop {
+            if let Wish::End(end) = &control.wish {
+                return Err(LinuxGuestError::Ended(format!("{end:?}")));
+            }
+            if control.resting.iter().all(Option::is_some) {
+                return Ok(PausedVm { machine: self });
+            }
+            self.shared.changed.wait(&mut control);
+        }
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> &Arc<GuestMemory> {
+        &self.memory
+    }
+}
+
+impl Drop for MicroVm {
+    fn drop(&mut self) {
+        self.stop();
+        for thread in self.threads.drain(..) {
+            // A panic there has been reported already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A machine whose processors rest. It runs on when this is dropped.
+pub struct PausedVm<'a> {
+    machine: &'a MicroVm,
+}
+
+impl PausedVm<'_> {
+    /// The state of everything but memory.
+    ///
+    /// # Errors
+    /// [`LinuxGuestError`].
+    pub fn save(&self) -> Result<SavedVm, LinuxGuestError> {
+        let mut processors = Vec::new();
+        for state in &mut self.machine.shared.control.lock().resting {
+            match state.take() {
+                Some(Ok(saved)) => processors.push(saved),
+                Some(Err(reason)) => return Err(LinuxGuestError::Ended(reason)),
+                None => return Err(LinuxGuestError::Ended("its state was taken already".to_owned())),
+            }
+        }
+        Ok(SavedVm {
+            memory_mib: self.machine.memory_mib,
+            system: self.machine.vm.save()?,
+            processors,
+            devices: self.machine.shared.devices.lock().save(),
+        })
+    }
+}
+
+impl Drop for PausedVm<'_> {
+    fn drop(&mut self) {
+        self.machine.shared.make(Wish::Run);
+    }
+}
+
+/// A processor's accesses, passed to the devices.
+struct Port<'a>(&'a Shared);
+
+impl Bus for Port<'_> {
+    fn port_read(&mut self, port: u16, data: &mut [u8]) {
+        self.0.devices.lock().port_read(port, data);
+    }
+
+    fn port_write(&mut self, port: u16, data: &[u8]) {
+        let reset = {
+            let mut devices = self.0.devices.lock();
+            devices.port_write(port, data);
+            devices.reset
+        };
+        if reset {
+            self.0.make(Wish::End(End::Reset));
+        }
+    }
+
+    fn memory_read(&mut self, address: u64, data: &mut [u8]) {
+        self.0.devices.lock().memory_read(address, data);
+    }
+
+    fn memory_write(&mut self, address: u64, data: &[u8]) {
+        self.0.devices.lock().memory_write(address, data);
+    }
+}
+
+/// Runs a processor until the guest ends.
+fn drive(shared: &Shared, number: usize, mut processor: SystemVcpu) {
+    let attached = processor.attach();
+    // A wish from before the thread could be kicked.
+    let mut go_on = heed(shared, number, &processor);
+    while go_on {
+        match processor.run(&mut Port(shared)) {
+            SystemExit::Served => {}
+            SystemExit::Interrupted => go_on = heed(shared, number, &processor),
+            SystemExit::Dead(reason) => {
+                shared.make(Wish::End(End::Broken(reason)));
+                go_on = false;
+            }
+        }
+    }
+    drop(attached);
+    shared.control.lock().running -= 1;
+    shared.changed.notify_all();
+}
+
+/// Does what is wished for: rests while it is a pause. False when it is the end.
+fn heed(shared: &Shared, number: usize, processor: &SystemVcpu) -> bool {
+    let mut control = shared.control.lock();
+    if control.wish == Wish::Pause {
+        let state = processor.save().map_err(|error| error.to_string());
+        if let Some(place) = control.resting.get_mut(number) {
+            *place = Some(state);
+        }
+        shared.changed.notify_all();
+        while control.wish == Wish::Pause {
+            shared.changed.wait(&mut control);
+        }
+        if let Some(place) = control.resting.get_mut(number) {
+            *place = None;
+        }
+    }
+    control.wish == Wish::Run
+}
+
+/// Tells the devices when something happens on the host's side, until the guest ends.
+fn watch(shared: &Shared, events: &OwnedFd) {
+    loop {
+        let mut buffer: [Event; 16] =
+            std::array::from_fn(|_| Event { flags: EventFlags::empty(), data: EventData::new_u64(0) });
+        match epoll::wait(events, &mut buffer[..], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => shared.make(Wish::End(End::Broken(format!("waiting for events failed: {errno}")))),
+        }
+        let _ = rustix::io::read(&shared.wake, &mut [0; 8][..]);
+        let mut control = shared.control.lock();
+        while control.wish == Wish::Pause {
+            shared.changed.wait(&mut control);
+        }
+        let ended = control.wish != Wish::Run;
+        drop(control);
+        if ended {
+            return;
+        }
+        shared.devices.lock().poll();
+    }
+}

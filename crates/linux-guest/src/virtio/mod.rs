@@ -1,0 +1,63 @@
+//! Virtio devices (OASIS Virtual I/O Device version 1.2), reached through memory-mapped registers.
+
+mod block;
+mod entropy;
+mod mmio;
+mod vsock;
+
+use std::io;
+
+use virtio_queue::Queue;
+use vm_memory::GuestMemoryMmap;
+
+pub(crate) use block::Block;
+pub use block::{Disk, DiskAccess};
+pub(crate) use entropy::Entropy;
+pub(crate) use mmio::{MmioDevice, MmioState};
+pub use vsock::Connector;
+pub(crate) use vsock::Vsock;
+
+/// Guest memory as devices see it.
+pub(crate) type Memory = GuestMemoryMmap<()>;
+
+/// The driver did something that no driver may do. The device stops until it is reset.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub String);
+
+impl From<io::Error> for Broken {
+    fn from(error: io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl From<virtio_queue::Error> for Broken {
+    fn from(error: virtio_queue::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// What is behind the registers of a device.
+pub(crate) trait Device: Send {
+    /// Its kind (virtio 1.2, 5).
+    fn kind(&self) -> u32;
+    /// The features that it offers, `VIRTIO_F_VERSION_1` aside.
+    fn features(&self) -> u64 {
+        0
+    }
+    /// The largest sizes of its queues.
+    fn queue_sizes(&self) -> &'static [u16];
+    /// Its configuration space, read-only.
+    fn configuration(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    /// The driver has put something into queue `index`. Says whether the driver is to be interrupted.
+    fn serve(&mut self, memory: &Memory, queues: &mut [Queue], index: usize) -> Result<bool, Broken>;
+    /// Something may have happened on the host's side.
+    fn poll(&mut self, _memory: &Memory, _queues: &mut [Queue]) -> Result<bool, Broken> {
+        Ok(false)
+    }
+    /// Forgets everything, as after being made.
+    fn reset(&mut self) {}
+    /// The virtual machine was restored: what the device had with the host is gone.
+    fn restored(&mut self) {}
+}
