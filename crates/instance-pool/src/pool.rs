@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -82,6 +82,8 @@ pub(crate) struct Core {
     state: Mutex<State>,
     /// Versions whose snapshot is being taken by the pool itself.
     snapshotting: Mutex<HashSet<Key>>,
+    /// The home takes more than its quota: no snapshots that nobody asked for.
+    over_quota: AtomicBool,
     /// An instance became idle, ended, or the pool shuts down.
     changed: Notify,
     began: Instant,
@@ -124,10 +126,12 @@ impl Pool {
             recordings: Recordings::default(),
             state: Mutex::new(state),
             snapshotting: Mutex::default(),
+            over_quota: AtomicBool::new(false),
             changed: Notify::new(),
             began: Instant::now(),
         });
         tokio::spawn(core.clone().keep_house());
+        tokio::spawn(core.clone().keep_disk());
         Self(core)
     }
 
@@ -336,10 +340,38 @@ impl Core {
         }
     }
 
+    /// Removes snapshots that nobody uses or that there is no room for.
+    async fn keep_disk(self: Arc<Self>) {
+        while !self.state.lock().shutting_down {
+            let core = self.clone();
+            match start::blocking(move || core.store.retain(&core.settings.retention)).await {
+                Ok(Ok(retained)) => {
+                    for (function, snapshot) in &retained.removed {
+                        tracing::info!(%function, %snapshot, "a snapshot was removed: unused, or no room for it");
+                    }
+                    if retained.over_quota {
+                        let bytes = retained.bytes;
+                        tracing::warn!(
+                            bytes,
+                            "the home takes more than its quota and nothing is left that may go"
+                        );
+                    }
+                    self.over_quota.store(retained.over_quota, Ordering::Relaxed);
+                }
+                Ok(Err(error)) => {
+                    tracing::warn!(error = start::chain(&error), "what is kept on disk can't be looked at");
+                }
+                Err(_) => return,
+            }
+            tokio::time::sleep(self.settings.retention_every).await;
+        }
+    }
+
     /// Takes a snapshot in the background when that is allowed and nobody does.
     pub fn snapshot_soon(self: &Arc<Self>, deployed: &Arc<Deployed>) {
-        let wanted =
-            deployed.snap_start || (self.settings.automatic_snapshots && deployed.automatic_snapshot);
+        let automatic = self.settings.automatic_snapshots && deployed.automatic_snapshot;
+        let room = !self.over_quota.load(Ordering::Relaxed);
+        let wanted = deployed.snap_start || (automatic && room);
         if !wanted
             || self.state.lock().shutting_down
             || !self.snapshotting.lock().insert(deployed.key().clone())

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use store::Retention;
+
 use crate::policy::Policy;
 
 /// Settings of a pool.
@@ -17,6 +19,10 @@ pub struct PoolSettings {
     /// Whether functions are snapshotted though nobody asked for it: `$LATEST`, and functions without SnapStart. The next cold
     /// start is a restore then. A function opts out by [`crate::Deployed::automatic_snapshot`].
     pub automatic_snapshots: bool,
+    /// How long snapshots are kept, and how much the home may take.
+    pub retention: Retention,
+    /// Time between two looks at what is kept on disk.
+    pub retention_every: Duration,
     /// Instances that are started at once; further ones wait their turn.
     pub starts_at_once: usize,
     /// Worker processes that wait with an empty machine for whatever function is called next.
@@ -33,6 +39,8 @@ impl Default for PoolSettings {
             policy: Policy::fixed(Duration::from_secs(600)),
             memory_reserve: 256 << 20,
             automatic_snapshots: true,
+            retention: Retention::default(),
+            retention_every: Duration::from_secs(600),
             starts_at_once: 2 * processors,
             spare_workers: processors,
             worker_program: None,

@@ -85,7 +85,14 @@ async fn find_snapshot(
         match core.store.open_snapshot(deployed.name(), &entry.id) {
             // Removed in between.
             Err(StoreError::NoSnapshot { .. }) => Ok(None),
-            other => other.map(Some),
+            Err(other) => Err(other),
+            Ok(found) => {
+                // A full disk is no reason not to run.
+                if let Err(error) = core.store.note_use(deployed.name(), &entry.id) {
+                    tracing::warn!(error = chain(&error), "the use of a snapshot can't be noted");
+                }
+                Ok(Some(found))
+            }
         }
     };
     Ok(blocking(find).await??)

@@ -9,6 +9,7 @@ use std::time::Duration;
 use instance_pool::policy::{Keep, Policy};
 use instance_pool::{Census, PoolSettings, Refused, SnapshotFailed, Start, Throttle};
 use libtest_mimic::{Arguments, Trial};
+use store::Retention;
 use world::{World, worker};
 
 fn main() {
@@ -36,6 +37,7 @@ fn main() {
         test("an_answer_is_streamed_piece_by_piece", streams),
         test("a_caller_that_goes_away_does_not_stop_the_function", abandoned),
         test("the_first_boot_leaves_a_snapshot_and_the_next_start_is_a_restore", snapshots),
+        test("an_unused_snapshot_goes_and_is_made_again_at_the_next_call", unused),
         test("a_snapshot_of_no_use_is_removed_and_the_function_boots", damaged),
         test("a_failing_restore_hook_is_a_refusal", hook_fails),
         test("an_instance_that_must_not_go_on_is_ended", discards),
@@ -237,6 +239,30 @@ fn snapshots() {
         assert!(restored.timeline.is_some());
         other.await.unwrap();
         assert_eq!(world.pool.statistics().snapshots, 1, "one is enough");
+    });
+}
+
+fn unused() {
+    block_on(async {
+        let retention = Retention { unused: Duration::ZERO, ..Retention::default() };
+        let every = Duration::from_millis(20);
+        let world = World::new(PoolSettings {
+            retention,
+            retention_every: every,
+            automatic_snapshots: true,
+            ..settings()
+        });
+        let function = world.function("f", "good");
+        world.invoke(&function, "answer").await.unwrap();
+        world.until(|statistics| statistics.snapshots == 1).await;
+        while !world.store.snapshots(function.name()).unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        world.pool.retire(function.name(), None);
+        world.until(|statistics| statistics.instances == Census::default()).await;
+        let again = world.invoke(&function, "answer").await.unwrap();
+        assert!(matches!(again.start, Start::Booted { .. }), "{again:?}");
+        world.until(|statistics| statistics.snapshots == 2).await;
     });
 }
 

@@ -39,6 +39,7 @@ mod layers;
 mod lease;
 mod manifest;
 mod packages;
+mod retention;
 mod runtimes;
 mod snapshots;
 mod staging;
@@ -56,6 +57,7 @@ pub use registry::{
     KernelName, LayerUse, MAX_LAYERS, MemoryMegabytes, NameProblem, Package as CodePackage, Registry,
     RegistryError, RuntimeName, SettingProblem, Settings, SnapshotId, TimeoutSeconds, TmpMegabytes, Version,
 };
+pub use retention::{Retained, Retention};
 pub use runtimes::{OpenRuntime, Package, Runtime, RuntimeOrigin, RuntimeStaging};
 pub use snapshots::{Revision, SnapshotEntry, SnapshotStaging};
 pub use trees::{CodeSource, OpenTree};

@@ -396,3 +396,36 @@ fn several_writers_do_not_disturb_each_other() {
     let functions = home.store.functions().unwrap().len();
     assert_eq!((home.count("trees"), functions, home.count("staging")), (0, 0, 0));
 }
+
+#[test]
+fn snapshots_go_when_nobody_uses_them_or_the_quota_has_no_room() {
+    use std::time::Duration;
+
+    use store::Retention;
+    let home = Home::new();
+    home.create("used", "x", WhenPresent::Refuse).unwrap();
+    home.create("old", "x", WhenPresent::Refuse).unwrap();
+    let taken = |text: &str| {
+        let open = home.store.open_function(&name(text)).unwrap();
+        home.snapshot(&name(text), open.revision()).unwrap()
+    };
+    let (used, old) = (taken("used"), taken("old"));
+    let there = |text: &str| home.store.snapshots(&name(text)).unwrap().len();
+    let retained = home.store.retain(&Retention::default()).unwrap();
+    assert_eq!((retained.removed, retained.over_quota, there("used"), there("old")), (vec![], false, 1, 1));
+    // Within the grace period nothing goes, and that is said.
+    let full = Retention { quota: Some(1), ..Retention::default() };
+    assert!(home.store.retain(&full).unwrap().over_quota);
+    let past = std::time::SystemTime::now() - Duration::from_secs(20 * 86_400);
+    for entry in [&used, &old] {
+        fs::File::open(&entry.path).unwrap().set_modified(past).unwrap();
+    }
+    home.store.note_use(&name("used"), &used.id).unwrap();
+    let retained = home.store.retain(&Retention::default()).unwrap();
+    assert_eq!(retained.removed, [(name("old"), old.id.clone())]);
+    assert_eq!((there("used"), there("old")), (1, 0));
+    let now = Retention { grace: Duration::ZERO, ..full };
+    assert_eq!(home.store.retain(&now).unwrap().removed, [(name("used"), used.id)]);
+    assert_eq!(there("used"), 0);
+    assert_eq!(fs::read_dir(home.store.path().join("snapshots/used")).unwrap().count(), 0);
+}
