@@ -1,8 +1,9 @@
 //! The memory limit: a thread that looks at the resident set of this process and ends a guest that has too much.
 //!
 //! The guest's pages are pages of this process, so the kernel counts them here. What the process had before the guest
-//! began is its own and does not count against the guest; what serving the guest costs later (buffers of pipes, trees in
-//! memory) does.
+//! began is its own and does not count against the guest; what serving the guest costs later (buffers of pipes, names of
+//! files) does. Files in memory are memfds of the host, whose pages this process has only where it maps them: those
+//! that memfd_create made count by what they hold, those of /tmp and /dev/shm have a size of their own instead.
 
 use std::fs;
 use std::sync::Arc;
@@ -34,10 +35,14 @@ pub struct MemoryGuard {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Bytes of this process that are in memory; 0 when the kernel doesn't say.
+/// Bytes of this process that are in memory, but for pages of files in memory; 0 when the kernel doesn't say.
 fn resident() -> u64 {
-    let pages = || fs::read_to_string("/proc/self/statm").ok()?.split_ascii_whitespace().nth(1)?.parse().ok();
-    pages().unwrap_or(0u64).saturating_mul(rustix::param::page_size() as u64)
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kibibytes = |field: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse().ok()).unwrap_or(0)
+    };
+    (kibibytes("RssAnon:") + kibibytes("RssFile:")) << 10
 }
 
 impl MemoryGuard {
@@ -55,15 +60,15 @@ impl MemoryGuard {
         let work = move || {
             let mut stopped = watched.stopped.lock();
             while !*stopped {
-                let used = resident().saturating_sub(baseline);
+                let Some(process) = process.upgrade() else { return };
+                let used = resident().saturating_sub(baseline).saturating_add(process.vfs.memfd_bytes());
                 watched.peak.fetch_max(used, Ordering::Relaxed);
                 if used > limit {
                     watched.over.store(true, Ordering::SeqCst);
-                    if let Some(process) = process.upgrade() {
-                        process.exit(ExitStatus::Signal(SIGKILL));
-                    }
+                    process.exit(ExitStatus::Signal(SIGKILL));
                     return;
                 }
+                drop(process);
                 watched.stop.wait_for(&mut stopped, PERIOD);
             }
         };

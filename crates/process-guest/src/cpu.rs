@@ -159,7 +159,7 @@ impl GuestCpu {
         let has_error = matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30);
         let mut frame = [0u64; 6];
         let words = if has_error { &mut frame[..] } else { &mut frame[1..] };
-        let Some(at) = entry::exception_frame(self.page, at_exit.rsp) else {
+        let Some(at) = entry::exception_frame(self.page, at_exit.rsp, words.len() as u64 * 8) else {
             return Event::Dead(format!("exception {vector} at CPL0, stack pointer {:#x}", at_exit.rsp));
         };
         let mut bytes = vec![0; words.len() * 8];

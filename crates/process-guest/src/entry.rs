@@ -103,10 +103,11 @@ fn exception_stack(page: PageIndex) -> u64 {
     supervisor(page) + pages::PAGE_SIZE
 }
 
-/// The guest-physical address of a byte on the exception stack, if it is one.
-pub(crate) fn exception_frame(page: PageIndex, stack_pointer: u64) -> Option<GuestPhysical> {
+/// The guest-physical address of a frame of `length` bytes, if it lies on the exception stack.
+pub(crate) fn exception_frame(page: PageIndex, stack_pointer: u64, length: u64) -> Option<GuestPhysical> {
     let offset = stack_pointer.checked_sub(supervisor(page))?;
-    (TASK_STATE + TASK_STATE_SIZE..pages::PAGE_SIZE - 40).contains(&offset).then(|| page.address() + offset)
+    let last = pages::PAGE_SIZE.checked_sub(length)?;
+    (TASK_STATE + TASK_STATE_SIZE..=last).contains(&offset).then(|| page.address() + offset)
 }
 
 fn segment(selector: u16, kind: u8, long: bool) -> kvm_segment {
@@ -186,6 +187,19 @@ pub(crate) fn without_xsave(registers: &kvm_sregs) -> kvm_sregs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_frame_lies_between_the_task_state_and_the_end_of_the_page() {
+        let page = PageIndex(20);
+        let top = exception_stack(page);
+        // With and without an error code, pushed by the processor onto an empty stack.
+        for length in [40, 48] {
+            assert_eq!(exception_frame(page, top - length, length), Some(page.address() + (4096 - length)));
+            assert_eq!(exception_frame(page, top - length + 8, length), None);
+        }
+        assert_eq!(exception_frame(page, supervisor(page) + TASK_STATE, 40), None);
+        assert_eq!(exception_frame(page, 0, 40), None);
+    }
 
     #[test]
     fn selectors_agree_with_the_descriptor_table_and_star() {

@@ -22,6 +22,8 @@ const PASSED: [&str; 4] = ["PATH", "TERM", "LANG", "LC_ALL"];
 const HOME: &str = "/tmp";
 /// The kernel's own limit on a signal's number; statuses beyond 128 say which one ended a program.
 pub(super) const KILLED: u8 = 128;
+/// Missing system calls that are named at most.
+const NAMED: usize = 8;
 
 /// Runs a program; `home` is where faasnap keeps its state, which programs don't see.
 pub(super) fn run(home: Option<&Path>, arguments: ExecArguments) -> Result<Outcome> {
@@ -135,8 +137,11 @@ fn say(name: &str, limit: u64, end: &ProgramEnd, verbose: bool) {
         lines.push(format!("{name} was killed by signal {signal}"));
     }
     if !end.unsupported.is_empty() && (verbose || end.status != ExitStatus::Code(0)) {
-        let calls = end.unsupported.iter().map(|(name, count)| format!("{name} ({count} times)"));
-        let calls = calls.collect::<Vec<_>>().join(", ");
+        let calls = end.unsupported.iter().take(NAMED).map(|(name, count)| format!("{name} ({count} times)"));
+        let mut calls = calls.collect::<Vec<_>>().join(", ");
+        if let Some(more) = end.unsupported.len().checked_sub(NAMED).filter(|more| *more > 0) {
+            calls.push_str(&format!(" and {more} more"));
+        }
         lines.push(format!("system calls that a process guest doesn't have answered ENOSYS: {calls}"));
     }
     for line in lines {

@@ -182,6 +182,11 @@ impl Vfs {
         Ok(OpenFile::new(object, AccessMode::ReadWrite, StatusFlags::empty()))
     }
 
+    /// Bytes that the files of memfd_create hold.
+    pub fn memfd_bytes(&self) -> u64 {
+        self.memfds.fs.as_any().downcast_ref::<TmpfsMount>().map_or(0, |tmpfs| tmpfs.0.held_bytes())
+    }
+
     /// A place for what lies in no file system (pipes and sockets, as /proc/self/fd leads to them).
     pub(super) fn nameless(&self, inode: Arc<dyn Inode>) -> Place {
         Place { mount: self.memfds.clone(), inode, entry: None, point: None }

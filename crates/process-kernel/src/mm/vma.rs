@@ -105,6 +105,17 @@ impl Vma {
 #[derive(Default)]
 pub struct VmaMap {
     areas: BTreeMap<u64, Vma>,
+    searched: Option<Searched>,
+}
+
+/// What the last search for a gap found out, so that the next one need not walk over the same areas: the address space fills
+/// from the top, and a program may have tens of thousands of areas.
+#[derive(Clone, Copy)]
+struct Searched {
+    ceiling: u64,
+    length: u64,
+    /// Between here and the ceiling there is no gap of `length` bytes.
+    full_above: u64,
 }
 
 impl VmaMap {
@@ -132,6 +143,9 @@ impl VmaMap {
 
     /// Takes the parts of areas inside `range` out and returns them.
     pub fn remove(&mut self, range: Range<u64>) -> Vec<Vma> {
+        if self.searched.is_some_and(|known| range.end > known.full_above) {
+            self.searched = None;
+        }
         let keys: Vec<u64> = self.overlapping(range.clone()).map(|area| area.start).collect();
         let mut removed = Vec::with_capacity(keys.len());
         for key in keys {
@@ -198,14 +212,16 @@ impl VmaMap {
     }
 
     /// The highest free gap of `length` bytes below `ceiling` and not below `floor`.
-    pub fn find_gap(&self, length: u64, floor: u64, ceiling: u64) -> Option<u64> {
-        let mut top = ceiling;
-        for (_, area) in self.areas.range(..ceiling).rev() {
+    pub fn find_gap(&mut self, length: u64, floor: u64, ceiling: u64) -> Option<u64> {
+        let known = self.searched.filter(|known| known.ceiling == ceiling && known.length <= length);
+        let mut top = known.map_or(ceiling, |known| known.full_above);
+        for (_, area) in self.areas.range(..top).rev() {
             if area.end <= top && top - area.end >= length {
                 break;
             }
             top = top.min(area.start);
         }
+        self.searched = Some(Searched { ceiling, length, full_above: top });
         let start = top.checked_sub(length)?;
         (start >= floor).then_some(start & !(PAGE_SIZE - 1))
     }
@@ -254,5 +270,11 @@ mod tests {
         assert_eq!(map.find_gap(0x2000, 0x1000, 0x9000), Some(0x2000));
         assert_eq!(map.find_gap(0x8000, 0x1000, 0x9000), None);
         assert_eq!(map.find_gap(0x1000, 0x1000, 0x8800), Some(0x7000));
+        // What is given back above an earlier search's end is found again.
+        assert_eq!(map.find_gap(0x2000, 0x1000, 0x9000), Some(0x2000));
+        map.remove(0x8000..0x9000);
+        assert_eq!(map.find_gap(0x2000, 0x1000, 0x9000), Some(0x7000));
+        map.insert(area(0x7000, 0x9000, Access::READ));
+        assert_eq!(map.find_gap(0x2000, 0x1000, 0x9000), Some(0x2000));
     }
 }

@@ -3,6 +3,7 @@
 use libc::c_long;
 use rustix::io::Errno;
 
+use super::names::NAMES;
 use super::{Arguments, Cx, SysResult};
 
 /// Serves the system calls of one family.
@@ -48,7 +49,10 @@ pub fn dispatch(cx: &mut Cx<'_>, number: u64, arguments: Arguments) -> SysResult
     Err(Errno::NOSYS.into())
 }
 
-/// The name of a system call, for messages.
+/// The name of a system call, for messages; what no kernel has is named by its number.
 pub fn name(number: u64) -> String {
-    format!("syscall {number}")
+    match NAMES.binary_search_by_key(&number, |(number, _)| u64::from(*number)) {
+        Ok(index) => NAMES[index].1.to_owned(),
+        Err(_) => format!("number {number}"),
+    }
 }

@@ -125,7 +125,7 @@ fn epoll_ctl(cx: &Cx<'_>, epoll: Fd, operation: i32, fd: Fd, event: u64) -> SysR
 }
 
 /// Events one call returns at most; more come with the next call.
-const MAX_EVENTS: usize = 4096;
+const MAX_EVENTS: usize = 65_536;
 
 fn epoll_wait(
     cx: &mut Cx<'_>,

@@ -16,6 +16,7 @@ mod lock;
 mod memory;
 mod message;
 mod metadata;
+mod names;
 mod open;
 mod path;
 mod pipe;

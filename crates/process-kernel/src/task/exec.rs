@@ -180,6 +180,7 @@ pub fn exec(
     request: &ExecRequest,
 ) -> Result<Result<CpuState, Errno>, Errno> {
     let resolved = resolve(process, request)?;
+    let _executing = process.begin_exec()?;
     for other in process.threads() {
         if other.tid != thread.tid {
             other.end();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -148,6 +148,8 @@ pub struct Process {
     pub unsupported: UnsupportedCalls,
     /// The way to vCPUs.
     pub hooks: Arc<dyn Hooks>,
+    /// Held by the thread that replaces the program.
+    executing: Mutex<()>,
     threads: Mutex<BTreeMap<i32, Arc<Thread>>>,
     next_tid: AtomicI32,
     state: Mutex<RunState>,
@@ -212,6 +214,7 @@ impl Process {
             vdso: VdsoClock::new(parts.hooks.tsc_khz()),
             unsupported: UnsupportedCalls::default(),
             hooks: parts.hooks,
+            executing: Mutex::new(()),
             threads: Mutex::new(BTreeMap::new()),
             state: Mutex::new(RunState::default()),
             changed: Condvar::new(),
@@ -328,7 +331,15 @@ impl Process {
         }
     }
 
-    /// Waits until `others` threads are left besides the caller's (execve ends the others).
+    /// Makes the calling thread the one that replaces the program, until the guard is dropped.
+    ///
+    /// # Errors
+    /// EAGAIN when another thread does so already; it is about to end this one.
+    pub(super) fn begin_exec(&self) -> Result<MutexGuard<'_, ()>, Errno> {
+        self.executing.try_lock().ok_or(Errno::AGAIN)
+    }
+
+    /// Waits until the calling thread is the only one (execve ends the others).
     pub(super) fn wait_alone(&self) -> Result<(), Errno> {
         let mut state = self.state.lock();
         while self.threads.lock().len() > 1 {

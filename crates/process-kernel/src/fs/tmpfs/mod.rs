@@ -97,6 +97,11 @@ impl Tmpfs {
         self.handle(&mut tree, ino)
     }
 
+    /// Bytes that the tree's files hold.
+    pub fn held_bytes(&self) -> u64 {
+        self.space.used()
+    }
+
     fn room_for_node(&self, tree: &Tree) -> Result<(), Errno> {
         if tree.weight() >= self.limits.inodes { Err(Errno::NOSPC) } else { Ok(()) }
     }

@@ -2,6 +2,7 @@
 
 mod polling;
 mod sockets;
+mod table;
 mod timers;
 
 use std::sync::Arc;
