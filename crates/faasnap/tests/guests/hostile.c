@@ -373,7 +373,7 @@ static int escape(const char *name, int port) {
     must(work >= 0 && root >= 0, "/work can be opened");
     static const char *const ways[] = {
         "../secret", "../../secret", "link", "upwards", "absolute", "folder/../../secret", "inside/../../secret",
-        "/proc/self/cwd/../secret", "/proc/self/root/../secret", "/proc/1/root/secret", "//../secret",
+        "/proc/self/cwd/../secret", "/proc/self/root" "/../secret", "/proc/1/root" "/secret", "//../secret",
     };
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         must(!leaks(work, ways[i]), ways[i]);
