@@ -4,6 +4,7 @@
 mod function_home;
 
 use std::collections::HashSet;
+use std::fs;
 
 use serde_json::{Value, json};
 
