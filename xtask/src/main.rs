@@ -4,6 +4,7 @@
 //! prints the exact line to run and stops.
 #![forbid(unsafe_code)]
 
+mod api;
 mod bench;
 mod check;
 mod demo;

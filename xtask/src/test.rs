@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::examples::{self, Prepared};
-use crate::{check, needs, process, rig};
+use crate::{api, check, needs, process, rig};
 
 pub(crate) fn run() -> Result<()> {
     check::run()?;
@@ -13,6 +13,7 @@ pub(crate) fn run() -> Result<()> {
     process::run(&mut process::command("cargo", &["test", "--workspace", "--doc", "--locked", "--quiet"]))?;
     let prepared = examples::prepare()?;
     rig::run(&prepared, &[])?;
+    api::run(&prepared)?;
     process::run(&mut test_command(process::succeeds("cargo", &["nextest", "--version"]), &prepared))
 }
 

@@ -278,6 +278,16 @@ impl Registry {
         Ok(found.flatten())
     }
 
+    /// Every function that has reserved concurrency.
+    ///
+    /// # Errors
+    /// [`RegistryError::Database`].
+    pub fn reservations(&self) -> Result<Vec<(FunctionName, u32)>, RegistryError> {
+        let sql = "SELECT name, reserved_concurrency FROM functions WHERE reserved_concurrency IS NOT NULL";
+        let rows: Vec<(String, u32)> = self.rows(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(rows.into_iter().filter_map(|(name, reserved)| Some((name.parse().ok()?, reserved))).collect())
+    }
+
     /// The concurrency that is reserved for functions together, but for `except`.
     ///
     /// # Errors

@@ -5,9 +5,21 @@ use file_tree::TreeDigest;
 use crate::error::StoreError;
 use crate::home::{Store, names};
 use crate::packages;
-use crate::staging::discard;
+use crate::staging::{discard, sweep};
 
 impl Store {
+    /// Clears away what crashed or killed processes left: trees and packages that no record names, things in the making,
+    /// and what was removed and is no longer in use.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::Registry`].
+    pub fn tidy(&self) -> Result<(), StoreError> {
+        let _lock = self.lock()?;
+        self.collect()?;
+        sweep(self);
+        Ok(())
+    }
+
     /// Discards the trees and packages that no version and no layer has. The caller holds the home's lock.
     pub(crate) fn collect(&self) -> Result<(), StoreError> {
         let needed = self.registry().digests_in_use()?;

@@ -1,7 +1,7 @@
 //! The archives that code and layers came in, so that they can be downloaded again as they were.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use base64::Engine;
@@ -27,21 +27,24 @@ pub(crate) fn stage(
     source: &CodeSource,
     tree: &TreeSummary,
 ) -> Result<Package, StoreError> {
-    let path = match source {
+    let staged = staging.path().join(name);
+    let save = |from: &mut dyn Read| {
+        let mut to = File::create_new(&staged)?;
+        io::copy(from, &mut to)?;
+        to.sync_all()
+    };
+    match source {
         CodeSource::Folder(_) => {
             let digest = Sha256::digest(tree.digest.to_string());
             return Ok(Package { sha256: STANDARD.encode(digest), bytes: tree.bytes, kept: false });
         }
-        CodeSource::Zip(path) => path,
-    };
-    let staged = staging.path().join(name);
-    let copy = || {
-        let mut from = File::open(path)?;
-        let mut to = File::create_new(&staged)?;
-        io::copy(&mut from, &mut to)?;
-        to.sync_all()
-    };
-    copy().map_err(StoreError::io("copying", path))?;
+        CodeSource::Zip(path) => {
+            File::open(path).and_then(|mut file| save(&mut file)).map_err(StoreError::io("copying", path))?
+        }
+        CodeSource::Bytes(bytes) => {
+            save(&mut bytes.as_slice()).map_err(StoreError::io("writing", &staged))?;
+        }
+    }
     let mut hash = Sha256::new();
     let bytes = File::open(&staged)
         .and_then(|mut file| io::copy(&mut file, &mut hash))

@@ -1,9 +1,10 @@
 //! Code and layers: trees named by their digest.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{Cursor, Read};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub(crate) use file_tree::TreeSummary;
 use file_tree::{
@@ -32,6 +33,8 @@ pub enum CodeSource {
     Folder(PathBuf),
     /// A zip archive.
     Zip(PathBuf),
+    /// A zip archive in memory, as it came over the network.
+    Bytes(Arc<Vec<u8>>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -78,12 +81,14 @@ impl CodeSource {
     fn path(&self) -> &Path {
         match self {
             Self::Folder(path) | Self::Zip(path) => path,
+            Self::Bytes(_) => Path::new("the uploaded archive"),
         }
     }
 
     fn unpack(&self, tree: &mut TreeWriter) -> Result<(), TreeError> {
         match self {
             Self::Folder(path) => copy_folder(path, tree),
+            Self::Bytes(bytes) => unpack_zip(Cursor::new(bytes.as_slice()), tree),
             Self::Zip(path) => {
                 let zip = File::open(path).map_err(|source| TreeError::Io {
                     operation: "opening",

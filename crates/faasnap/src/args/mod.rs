@@ -8,6 +8,7 @@ mod invoke;
 mod kernel;
 mod logs;
 mod runtime;
+mod serve;
 mod snapshot;
 mod values;
 mod worker;
@@ -24,6 +25,7 @@ pub(crate) use invoke::{From, InvokeArguments, Payload, Way};
 pub(crate) use kernel::{BuildKernel, ImportKernel, KernelCommand, StoredKernel};
 pub(crate) use logs::LogsArguments;
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
+pub(crate) use serve::{Auth, ServeArguments};
 pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};
 pub(crate) use values::environment;
 pub(crate) use worker::WorkerArguments;
@@ -42,6 +44,7 @@ A first session:
   faasnap invoke hello --from cold                boot it and call it
   faasnap snapshot create hello                   boot it and keep it as it is after its initialisation
   faasnap invoke hello --from snapshot --timeline restore it and call it
+  faasnap serve                                   all this for boto3, the AWS CLI and other clients of AWS Lambda
   faasnap exec -- /bin/echo hello                 any program in a guest of its own
 
 Exit status:
@@ -83,6 +86,8 @@ pub(crate) enum Command {
     /// Take, list, show, verify and remove snapshots
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
+    /// Serve AWS Lambda's API to boto3, the AWS CLI, Terraform, curl
+    Serve(ServeArguments),
     /// Run a Linux program in a guest of its own
     Exec(ExecArguments),
     /// Make, import, list and remove kernels for linux guests

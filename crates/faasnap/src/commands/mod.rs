@@ -10,6 +10,7 @@ mod kernel;
 mod logs;
 mod restores;
 mod runtime;
+mod serve;
 mod snapshot;
 mod snapshot_create;
 mod worker;
@@ -42,6 +43,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Snapshot(command) => snapshot::run(&prepared(&global)?, command),
         Command::Invoke(arguments) => invoke::run(&prepared(&global)?, &arguments),
         Command::Logs(arguments) => logs::run(&open(&global)?, &arguments),
+        Command::Serve(arguments) => serve::run(&prepared(&global)?, &arguments),
         Command::Worker(arguments) => worker::run(&arguments),
         Command::Bench(command) => bench::run(&prepared(&global)?, command),
         Command::Kernel(command) => kernel::run(&open(&global)?, command),

@@ -1,0 +1,112 @@
+//! Sockets: one for the network, one in the home for the command line.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use axum::Router;
+use axum::serve::ListenerExt;
+use http::Request;
+use tokio::net::{TcpListener, UnixListener};
+
+use crate::dispatch::handle;
+use crate::node::Node;
+
+/// A node's sockets, bound but not yet served.
+#[derive(Debug)]
+pub struct Server {
+    tcp: TcpListener,
+    unix: Option<(UnixListener, PathBuf)>,
+}
+
+/// Why a node can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// An address can't be bound.
+    #[error("listening on {address} failed")]
+    Listen {
+        /// The address.
+        address: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Server {
+    /// Binds the sockets. `socket` is a path in the home, as short as a socket's path must be.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`].
+    pub async fn bind(address: SocketAddr, socket: Option<&Path>) -> Result<Self, ServeError> {
+        let failed = |address: String| move |source| ServeError::Listen { address, source };
+        let tcp = TcpListener::bind(address).await.map_err(failed(address.to_string()))?;
+        let unix = match socket {
+            None => None,
+            Some(path) => {
+                let failed = failed(path.display().to_string());
+                let bind = || {
+                    // One that an earlier node left: nobody else may be listening, the home's lock says so.
+                    match fs::remove_file(path) {
+                        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                        _ => {}
+                    }
+                    let listener = UnixListener::bind(path)?;
+                    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+                    Ok(listener)
+                };
+                Some((bind().map_err(failed)?, path.to_owned()))
+            }
+        };
+        Ok(Self { tcp, unix })
+    }
+
+    /// The address of the network's socket.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Serves until `stop` ends, then takes no more connections, waits for the requests under way, and ends the instances.
+    ///
+    /// # Errors
+    /// What the kernel says about a socket.
+    pub async fn serve(self, node: Node, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+        let (stopped, stopping) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            stop.await;
+            // Nobody waits any more when both servers have failed.
+            let _ = stopped.send(true);
+        });
+        let wait = |mut stopping: tokio::sync::watch::Receiver<bool>| async move {
+            // A sender that is gone means the same.
+            let _ = stopping.wait_for(|stopped| *stopped).await;
+        };
+        // An answer is small and complete: it must not wait for the client's acknowledgement of the one before.
+        let tcp = self.tcp.tap_io(|stream| drop(stream.set_nodelay(true)));
+        let network =
+            axum::serve(tcp, router(node.clone(), false)).with_graceful_shutdown(wait(stopping.clone()));
+        let served = match self.unix {
+            None => network.await,
+            Some((listener, path)) => {
+                let home =
+                    axum::serve(listener, router(node.clone(), true)).with_graceful_shutdown(wait(stopping));
+                let served = tokio::try_join!(network.into_future(), home.into_future()).map(drop);
+                // A socket that can't be removed is removed by the next node.
+                let _ = fs::remove_file(path);
+                served
+            }
+        };
+        node.shut_down().await;
+        served
+    }
+}
+
+fn router(node: Node, trusted: bool) -> Router {
+    Router::new().fallback(move |request: Request<axum::body::Body>| handle(node.clone(), request, trusted))
+}
