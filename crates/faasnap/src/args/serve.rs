@@ -2,8 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use instance_pool::policy::{HistogramSettings, Keep};
 
 /// Whose requests are answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -56,6 +58,24 @@ pub(crate) struct ServeArguments {
     /// Take snapshots only where SnapStart asks for them
     #[arg(long)]
     pub(crate) no_automatic_snapshots: bool,
+    /// How long instances without work are kept: for a number of seconds, until their `memory` is needed, or by the
+    /// `histogram` of each function's own idle times
+    #[arg(long, value_name = "SECONDS|memory|histogram", default_value = "600", value_parser = keep)]
+    pub(crate) keep_alive: Keep,
+    /// MiB that all instances together may take [default: what the machine has]
+    #[arg(long, value_name = "MIB")]
+    pub(crate) memory_budget: Option<u64>,
+}
+
+fn keep(text: &str) -> Result<Keep, String> {
+    match text {
+        "memory" => Ok(Keep::Forever),
+        "histogram" => Ok(Keep::Histogram(HistogramSettings::default())),
+        seconds => match seconds.parse() {
+            Ok(seconds) => Ok(Keep::Fixed(Duration::from_secs(seconds))),
+            Err(_) => Err("use a number of seconds, memory, or histogram".to_owned()),
+        },
+    }
 }
 
 fn region(text: &str) -> Result<String, String> {
@@ -87,7 +107,16 @@ mod tests {
             |line: &str| Line::try_parse_from(std::iter::once("serve").chain(line.split_whitespace()));
         let serve = parse("--auth none --region eu-central-1 --account 123456789012").unwrap().serve;
         assert_eq!((serve.auth, serve.region.as_str()), (Auth::None, "eu-central-1"));
-        for wrong in ["--region US", "--account 1", "--listen here", "--concurrency 0", "--auth some"] {
+        assert_eq!(serve.keep_alive, Keep::Fixed(Duration::from_secs(600)));
+        assert_eq!(parse("--keep-alive memory").unwrap().serve.keep_alive, Keep::Forever);
+        for wrong in [
+            "--keep-alive soon",
+            "--region US",
+            "--account 1",
+            "--listen here",
+            "--concurrency 0",
+            "--auth some",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use event_queue::{EventQueue, QueueSettings};
 use function_log::{FunctionLogs, LogSettings};
+use instance_pool::policy::Policy;
 use instance_pool::{Deployed, LogReceiver, LogStream, Pool, PoolSettings};
 use node::{Credentials, Node, NodeSettings, Server};
 use store::Store;
@@ -56,6 +57,10 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
     };
     store.tidy()?;
     let pool_settings = PoolSettings {
+        policy: Policy {
+            keep: arguments.keep_alive.clone(),
+            budget: arguments.memory_budget.map(|mebibytes| mebibytes.saturating_mul(1 << 20)),
+        },
         concurrency: arguments.concurrency,
         automatic_snapshots: !arguments.no_automatic_snapshots,
         ..PoolSettings::default()
