@@ -10,6 +10,7 @@
 mod copy;
 mod counters;
 mod file_cache;
+mod file_mappings;
 mod host_mapping;
 mod read_in;
 mod residency;
@@ -19,6 +20,7 @@ mod view;
 pub use copy::{AccessError, HostSpan};
 pub use counters::ProcessFaults;
 pub use file_cache::{FileResidency, cached_count};
+pub use file_mappings::FileMapping;
 pub use host_mapping::{Advice, GuestMemory, MapError, Protection, Source};
 pub use residency::PageState;
 pub use userfault::{Installed, Userfault};

@@ -107,10 +107,9 @@ pub(crate) struct Opened {
     pub saved: Saved,
 }
 
-/// Opens the snapshot in `directory` to go on from it on this machine.
-pub(crate) fn open(directory: &Path) -> Result<Opened, CheckpointError> {
-    let machine = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
-    let snapshot = Snapshot::open_for(directory, &machine)?;
+/// Opens the snapshot in `directory` to go on from it on this machine, which is `host`.
+pub(crate) fn open(directory: &Path, host: &MachineIdentity) -> Result<Opened, CheckpointError> {
+    let snapshot = Snapshot::open_for(directory, host)?;
     let layout = GuestLayout::from_snapshot(&snapshot)?;
     let guest = snapshot.section_postcard(PROCESS, PROCESS_VERSION)?;
     let bridge = snapshot.section_postcard(RUNTIME, RUNTIME_VERSION)?;

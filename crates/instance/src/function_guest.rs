@@ -18,10 +18,11 @@ use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
 use restore::{Phase, RestoreError, Timeline};
 use runtime_api::{Config, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
-use snapshot::Snapshot;
+use snapshot::{MachineIdentity, Snapshot};
 use thiserror::Error;
 
 use crate::checkpoint::{self, CheckpointError, Opened, Saved};
+use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
 use crate::restored::{RestoreOptions, Restored, Victim};
@@ -103,6 +104,8 @@ pub(crate) enum InstanceError {
 /// An empty virtual machine that waits for its function.
 pub(crate) struct ReadyMachine {
     guest: ProcessGuest,
+    /// What a snapshot has to fit.
+    host: MachineIdentity,
     guard: MemoryGuard,
     timeline: Timeline,
 }
@@ -115,7 +118,10 @@ impl ReadyMachine {
             Ok(ProcessGuest::new(&Kvm::open()?)?)
         })?;
         timeline.measure(Phase::VcpusCreated, || guest.make_ready(1, PageCount(0)))?;
-        Ok(Self { guest, guard: MemoryGuard::new(), timeline })
+        // The smallest slot there is: most functions fit.
+        timeline.measure(Phase::SlotsSet, || guest.make_ready(0, PageCount(1)))?;
+        let host = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
+        Ok(Self { guest, host, guard: MemoryGuard::new(), timeline })
     }
 
     /// The request has come: time counts from here.
@@ -129,7 +135,7 @@ impl ReadyMachine {
         config: &FunctionConfig,
         listeners: &Listeners,
     ) -> Result<FunctionGuest, InstanceError> {
-        let Self { guest, mut guard, timeline } = self;
+        let Self { guest, mut guard, timeline, .. } = self;
         let process_config = ProcessConfig {
             mounts: config.mounts.clone(),
             identity: config.identity.clone(),
@@ -158,9 +164,9 @@ impl ReadyMachine {
         options: &RestoreOptions,
         listeners: &Listeners,
     ) -> Result<FunctionGuest, InstanceError> {
-        let Self { guest, mut guard, mut timeline } = self;
+        let Self { guest, host, mut guard, mut timeline } = self;
         let Opened { snapshot, layout, saved } =
-            timeline.measure(Phase::SnapshotOpened, || checkpoint::open(directory))?;
+            timeline.measure(Phase::SnapshotOpened, || checkpoint::open(directory, &host))?;
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
         let revival = timeline.measure(Phase::StateRestored, || {
             guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
@@ -241,6 +247,17 @@ impl FunctionGuest {
         }
         self.timeline.record(Phase::Answered, begin, self.timeline.now_ns());
         self.timeline.finish();
+    }
+
+    /// Compares memory that was not written with the snapshot, when that was asked for; gives what is wrong.
+    pub fn verify(&mut self) -> Option<String> {
+        let restored = self.restored.as_ref().filter(|_| self.timeline.verified.is_some())?;
+        if let Err(error) = self.process.pause(PAUSE_LIMIT) {
+            return Some(format!("memory can't be compared with the snapshot: {error}"));
+        }
+        let compared = restored.verify(self.guest.memory(), &mut self.timeline);
+        self.process.resume();
+        compared.err().map(|error| chain(&error))
     }
 
     /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.

@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use guest_memory::GuestMemory;
 use process_kernel::task::Process;
 use restore::{
-    GuestLayout, LoadingSetProblem, LoadingSetRule, Record, RestoreError, RestoreHandle, RestoreRequest,
-    RestoreStrategy, RestoreWarning, Techniques, Timeline,
+    GuestLayout, LoadingSet, LoadingSetProblem, LoadingSetRule, Record, RestoreError, RestoreHandle,
+    RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
 };
 use snapshot::Snapshot;
 use worker_protocol::Record as Wish;
@@ -22,6 +22,8 @@ pub(crate) struct RestoreOptions {
     /// `None`: as the strategy has it.
     pub random_access: Option<bool>,
     pub record: Wish,
+    /// Compare all of memory with the snapshot, before the guest runs and after its invocation.
+    pub verify: bool,
 }
 
 /// Who is ended when memory can't be brought back: known only when the process has been made again.
@@ -73,6 +75,13 @@ impl Restored {
             victim.fail(format!("its memory could not be brought back: {}", chain(failure)));
         }));
         let handle = restore::restore(&request, timeline)?;
+        if options.verify {
+            let pages = restore::wrong_pages(memory, &snapshot, &layout, files)?;
+            if !pages.is_empty() {
+                return Err(RestoreError::WrongPages { pages });
+            }
+            timeline.verified = Some(Verified { before: layout.page_count().0, ..Verified::default() });
+        }
         Ok(Self { handle, snapshot, layout, recorded: timeline.recorded })
     }
 
@@ -86,11 +95,26 @@ impl Restored {
         self.handle.warnings().iter().filter(is_news).map(|warning| chain(warning)).collect()
     }
 
+    /// Compares what the guest, which must be at rest, has not written.
+    pub fn verify(&self, memory: &GuestMemory, timeline: &mut Timeline) -> Result<(), RestoreError> {
+        let Some(verified) = &mut timeline.verified else { return Ok(()) };
+        let found = restore::wrong_unwritten_pages(memory, &self.snapshot)?;
+        (verified.after, verified.private) = (found.compared.0, found.private.0);
+        match found.wrong.is_empty() {
+            true => Ok(()),
+            false => Err(RestoreError::WrongPages { pages: found.wrong }),
+        }
+    }
+
     /// Ends what works on memory, and publishes what was recorded if the guest has come to rest; gives what went wrong.
     pub fn finish(self, timeline: &mut Timeline, at_rest: bool) -> Option<String> {
         let outcome = self.handle.finish(timeline);
         if let Some(failure) = outcome.failure {
             return Some(format!("memory could not be brought back: {}", chain(&failure)));
+        }
+        if outcome.is_outgrown {
+            // A hint for the next restore: without it that goes as this one did.
+            let _ = LoadingSet::mark_outgrown(&self.snapshot);
         }
         match outcome.recording? {
             Err(error) => Some(format!("the invocation was not recorded: {}", chain(&error))),

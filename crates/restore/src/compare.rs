@@ -1,8 +1,9 @@
 //! The full-memory comparison: every page of a restored guest against what the snapshot and the guest's files say.
 
+use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use guest_memory::{GuestMemory, Protection};
 use pages::{PAGE_SIZE, PageCount, PageRange, PageSet};
@@ -10,6 +11,8 @@ use snapshot::Snapshot;
 
 use crate::error::RestoreError;
 use crate::layout::{Access, Backing, GuestLayout, Region};
+use crate::loading_set::LoadingSet;
+use crate::strategy::RestoreStrategy;
 
 const WINDOW: PageCount = PageCount(256);
 const PAGE: usize = PAGE_SIZE as usize;
@@ -54,6 +57,63 @@ pub fn wrong_pages(
         }
     }
     Ok(wrong)
+}
+
+/// What a comparison after the run found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Unwritten {
+    /// Pages still mapped from the snapshot of which the instance has no private copy: these were compared.
+    pub compared: PageCount,
+    /// Pages still mapped from the snapshot of which it has one, because they were written or placed ahead.
+    pub private: PageCount,
+    /// Compared pages that don't hold what the snapshot says.
+    pub wrong: PageSet,
+}
+
+/// Compares, in a guest at rest that has run, every page that nobody has written since the restore with the snapshot. Which
+/// pages these are is taken from the kernel, not from the plan: pages of mappings of the snapshot's own files of which this
+/// process holds no private copy. Pages whose backing the guest has replaced, by unmapping or mapping anew, are its own.
+///
+/// # Errors
+/// When the snapshot, the list of mappings or guest memory can't be read.
+pub fn wrong_unwritten_pages(memory: &GuestMemory, snapshot: &Snapshot) -> Result<Unwritten, RestoreError> {
+    let own = own_inodes(snapshot);
+    let mut found = Unwritten::default();
+    let (mut expected, mut content) = (vec![0; PAGE], vec![0; PAGE]);
+    for mapping in memory.file_mappings()? {
+        if !own.contains(&mapping.inode) {
+            continue;
+        }
+        let mut unwritten = Vec::new();
+        memory.page_states(mapping.range, |page, state| match state.is_private() {
+            true => found.private.0 += 1,
+            false => unwritten.push(page),
+        })?;
+        for page in unwritten {
+            let range = PageRange::new(page, PageCount(1));
+            expected.fill(0);
+            if snapshot.stored_pages().within(range).next().is_some() {
+                let read = snapshot.memory_file().read_exact_at(&mut expected, page.address().0);
+                read.map_err(|source| RestoreError::Read { range, source })?;
+            }
+            // A page that the guest may not read has no content that it could see.
+            if memory.read(page.address(), &mut content).is_err() {
+                continue;
+            }
+            found.compared.0 += 1;
+            if content != expected {
+                found.wrong.insert(range);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The inodes of the snapshot's files that memory is mapped from.
+fn own_inodes(snapshot: &Snapshot) -> Vec<u64> {
+    let loading_set = snapshot.directory().join(LoadingSet::file_name(RestoreStrategy::FaaSnap));
+    let memory = snapshot.memory_file().metadata();
+    [memory, fs::metadata(loading_set)].into_iter().flatten().map(|file| file.ino()).collect()
 }
 
 /// What `window` of `region` has to hold.

@@ -119,6 +119,7 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
         warnings,
         background,
         loading_set,
+        stored: request.snapshot.stored_pages().clone(),
         prefetched_bytes,
         loader_start_ns,
     })
@@ -180,7 +181,7 @@ fn choose_way(request: &RestoreRequest<'_>, warnings: &mut Vec<RestoreWarning>) 
                 Ok(set) if strategy == RestoreStrategy::Reap => {
                     return Ok(Way::Userfaults { working_set: Some(set) });
                 }
-                Ok(set) => return Ok(Way::Loaded(set)),
+                Ok(set) => return Ok(loaded_or_recorded(request, set)),
                 Err(problem) => warnings.push(RestoreWarning::FellBack { strategy, problem }),
             }
             match request.record {
@@ -199,6 +200,17 @@ fn choose_way(request: &RestoreRequest<'_>, warnings: &mut Vec<RestoreWarning>) 
                 Way::Mapped
             }
         }),
+    }
+}
+
+/// By the loader; recorded once more when the last invocation needed much that the recording doesn't have.
+fn loaded_or_recorded(request: &RestoreRequest<'_>, set: LoadingSet) -> Way {
+    match request.record {
+        Record::IfNeeded(options) if LoadingSet::is_outgrown(request.snapshot) => {
+            // Who can't record has a recording all the same.
+            Prepared::new(request.snapshot, options).map_or(Way::Loaded(set), Way::Recorded)
+        }
+        _ => Way::Loaded(set),
     }
 }
 

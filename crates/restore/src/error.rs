@@ -1,7 +1,7 @@
 //! Why a restore fails.
 
 use guest_memory::MapError;
-use pages::PageRange;
+use pages::{PageRange, PageSet};
 use snapshot::SnapshotError;
 use thiserror::Error;
 
@@ -52,6 +52,12 @@ pub enum RestoreError {
         strategy: crate::strategy::RestoreStrategy,
         /// What is missing and how to get it.
         reason: String,
+    },
+    /// The full-memory comparison found pages that are not what they were.
+    #[error("{} pages of guest memory are not what the snapshot says: {pages:?}", pages.count().0)]
+    WrongPages {
+        /// The pages.
+        pages: PageSet,
     },
     /// The loading set that the guest had to wait for can't be trusted.
     #[error("the loading set can't be used")]

@@ -39,6 +39,8 @@ pub enum RestoreWarning {
 pub struct Outcome {
     /// What was recorded, when the invocation was recorded.
     pub recording: Option<Result<Recording, RecordError>>,
+    /// Whether the invocation needed much that its recording didn't foresee: the next one should be recorded, too.
+    pub is_outgrown: bool,
     /// Why the guest can't be trusted: discard the instance, its call has failed.
     pub failure: Option<LoadFailure>,
 }
@@ -63,6 +65,7 @@ pub struct RestoreHandle {
     pub(crate) warnings: Vec<RestoreWarning>,
     pub(crate) background: Background,
     pub(crate) loading_set: PageSet,
+    pub(crate) stored: PageSet,
     /// Bytes that were in place before the guest ran.
     pub(crate) prefetched_bytes: u64,
     /// When the loader started, since the request.
@@ -82,13 +85,13 @@ impl RestoreHandle {
 
     /// Ends the restore's threads and writes what became of the loading set, and the process's counters, into `timeline`.
     /// Call it when the invocation is answered and the guest doesn't run, before its memory goes.
-    pub fn finish(self, timeline: &mut Timeline) -> Outcome {
+    pub fn finish(mut self, timeline: &mut Timeline) -> Outcome {
         let mut outcome = Outcome::default();
-        let Background { loader, server, recorder, record_faults } = self.background;
+        let Background { loader, server, recorder, record_faults } = std::mem::take(&mut self.background);
         let mut used = LoadingSetUse {
             bytes: self.loading_set.count().bytes(),
             loaded_bytes: self.prefetched_bytes,
-            private_bytes: 0,
+            ..LoadingSetUse::default()
         };
         if let Some(loader) = loader {
             if let Some(done) = loader.done_at_ns() {
@@ -129,9 +132,23 @@ impl RestoreHandle {
                     used.private_bytes += if state.is_private() { PageCount(1).bytes() } else { 0 };
                 });
             }
+            timeline.finish();
+            used.missed_bytes = self.missed(timeline.faults.major);
             timeline.loading_set = Some(used);
+        } else {
+            timeline.finish();
         }
-        timeline.finish();
+        outcome.is_outgrown = timeline.loading_set.is_some_and(|used| used.is_outgrown());
         outcome
+    }
+
+    /// Bytes of stored pages outside the loading set that were written, and pages that had to be waited for.
+    fn missed(&self, major_faults: u64) -> u64 {
+        let mut pages = major_faults;
+        for run in self.stored.difference(&self.loading_set).runs() {
+            // As above: a number, which without the pagemap is smaller.
+            let _ = self.memory.page_states(*run, |_, state| pages += u64::from(state.is_private()));
+        }
+        PageCount(pages).bytes()
     }
 }

@@ -27,7 +27,7 @@ mod strategy;
 mod tests;
 mod timeline;
 
-pub use compare::wrong_pages;
+pub use compare::{Unwritten, wrong_pages, wrong_unwritten_pages};
 pub use engine::{Record, RestoreRequest, restore};
 pub use error::RestoreError;
 pub use handle::{Outcome, RestoreHandle, RestoreWarning};
@@ -43,4 +43,4 @@ pub use plan::{MapStep, RestorePlan};
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingOptions};
 pub use strategy::{FileUse, RestoreStrategy, Technique, Techniques, UnknownStrategy, UnknownTechnique};
-pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline};
+pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline, Verified};

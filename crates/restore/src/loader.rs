@@ -12,13 +12,13 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use guest_memory::{Advice, GuestMemory};
-use pages::{PAGE_SIZE, PageCount, PageRange, PageSet};
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use rustix::fs::fadvise;
 use thiserror::Error;
 
@@ -30,6 +30,8 @@ use crate::strategy::Techniques;
 /// How many chunks the loader asks for ahead of what it reads (2 MiB): enough to keep the disk busy while a chunk is
 /// checked and populated.
 const AHEAD_CHUNKS: usize = 8;
+/// How many neighbouring pages software KVM maps at one fault (PTE_PREFETCH_NUM in Linux's arch/x86/kvm/mmu).
+const GROUP: u64 = 8;
 /// At most this many zero pages get memory ahead (64 MiB): beyond that the guest's own faults keep up.
 const FRESH_LIMIT: PageCount = PageCount(1 << 14);
 
@@ -37,7 +39,7 @@ const FRESH_LIMIT: PageCount = PageCount(1 << 14);
 #[derive(Debug, Error)]
 pub enum LoadFailure {
     /// A chunk isn't what it was when it was written.
-    #[error("a chunk of {} at byte {offset} doesn't match its checksum; {}", path.display(), next_time(*quarantined))]
+    #[error("a chunk of {} at byte {offset} doesn't match its checksum; {}", name(path), next_time(*quarantined))]
     Checksum {
         /// The loading-set file.
         path: PathBuf,
@@ -47,7 +49,7 @@ pub enum LoadFailure {
         quarantined: bool,
     },
     /// The disk failed.
-    #[error("reading {} at byte {offset} failed; {}", path.display(), next_time(*quarantined))]
+    #[error("reading {} at byte {offset} failed; {}", name(path), next_time(*quarantined))]
     Read {
         /// The file.
         path: PathBuf,
@@ -59,6 +61,11 @@ pub enum LoadFailure {
         #[source]
         source: io::Error,
     },
+}
+
+/// A worker knows the directory by a descriptor only: its path would tell nobody anything.
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 fn next_time(renamed: bool) -> &'static str {
@@ -79,6 +86,8 @@ pub(crate) struct LoaderJob {
     /// Reads the regions' pages from the memory file instead of the loading-set file. The checksums are the same.
     pub memory_file: Option<(File, PathBuf)>,
     pub techniques: Techniques,
+    /// Pages that get their private copy ahead.
+    pub private: PageSet,
     /// Pages that the guest may write.
     pub writable: PageSet,
     /// Pages that nobody may access.
@@ -104,8 +113,21 @@ impl LoaderJob {
         let writable = with(Access::ReadWrite);
         let zero = memory_pages(layout).difference(stored);
         let fresh = set.fresh().intersection(&zero).intersection(&writable);
-        let inaccessible = with(Access::None);
-        Self { memory, set, memory_file: None, techniques, writable, inaccessible, fresh, on_failure: None }
+        let private = match techniques.neighbours_ahead {
+            true => with_neighbours(set.written()),
+            false => set.written().clone(),
+        };
+        Self {
+            memory,
+            set,
+            memory_file: None,
+            techniques,
+            private,
+            writable,
+            inaccessible: with(Access::None),
+            fresh,
+            on_failure: None,
+        }
     }
 
     /// Asks for the first pages, without waiting for them.
@@ -138,6 +160,16 @@ impl LoaderJob {
         };
         self.set.regions().iter().map(placed).collect()
     }
+}
+
+/// `pages` with everything that can share a group of [`GROUP`] with one of them, wherever the groups' borders are: these follow
+/// guest-virtual addresses, which are not known here.
+fn with_neighbours(pages: &PageSet) -> PageSet {
+    let around = |run: &PageRange| {
+        let start = PageIndex(run.start.0.saturating_sub(GROUP - 1));
+        PageRange::between(start, PageIndex((run.end().0 + GROUP - 1).min(PageSet::LIMIT.0)))
+    };
+    pages.runs().iter().map(around).collect()
 }
 
 /// Pages that are next to each other in the guest and in the file, within one chunk.
@@ -321,7 +353,7 @@ fn populate(job: &LoaderJob, range: PageRange) {
     let here: PageSet = [range].into_iter().collect();
     let here = here.difference(&job.inaccessible);
     let privately = if job.techniques.private_ahead {
-        here.intersection(job.set.written()).intersection(&job.writable)
+        here.intersection(&job.private).intersection(&job.writable)
     } else {
         PageSet::new()
     };

@@ -62,6 +62,9 @@ pub struct Techniques {
     pub populate: bool,
     /// Pages known to be written get their private copy ahead. Needs `populate`.
     pub private_ahead: bool,
+    /// So do their neighbours in the loading set, since software KVM maps eight neighbours at one fault of the guest when the
+    /// host has writable pages for all of them. Needs `private_ahead`.
+    pub neighbours_ahead: bool,
     /// Zero pages known to be touched get memory ahead.
     pub fresh_ahead: bool,
 }
@@ -74,6 +77,7 @@ impl Default for Techniques {
             concurrent_paging: true,
             populate: true,
             private_ahead: true,
+            neighbours_ahead: true,
             fresh_ahead: true,
         }
     }
@@ -96,19 +100,22 @@ pub enum Technique {
     Populate,
     /// [`Techniques::private_ahead`].
     PrivateAhead,
+    /// [`Techniques::neighbours_ahead`].
+    NeighboursAhead,
     /// [`Techniques::fresh_ahead`].
     FreshAhead,
 }
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::PerRegionMapping,
         Self::LoadingSetFile,
         Self::Weighing,
         Self::ConcurrentPaging,
         Self::Populate,
         Self::PrivateAhead,
+        Self::NeighboursAhead,
         Self::FreshAhead,
     ];
 
@@ -121,6 +128,7 @@ impl Technique {
             Self::ConcurrentPaging => "concurrent-paging",
             Self::Populate => "populate",
             Self::PrivateAhead => "private-ahead",
+            Self::NeighboursAhead => "neighbours-ahead",
             Self::FreshAhead => "fresh-ahead",
         }
     }
@@ -159,6 +167,7 @@ impl Techniques {
             Technique::ConcurrentPaging => self.concurrent_paging = false,
             Technique::Populate => self.populate = false,
             Technique::PrivateAhead => self.private_ahead = false,
+            Technique::NeighboursAhead => self.neighbours_ahead = false,
             Technique::FreshAhead => self.fresh_ahead = false,
         }
         self

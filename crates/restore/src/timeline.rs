@@ -110,6 +110,26 @@ pub struct LoadingSetUse {
     pub loaded_bytes: u64,
     /// Pages of it that were private copies at the end: the guest wrote them, or the loader placed them ahead.
     pub private_bytes: u64,
+    /// Stored pages outside of it that the guest had to wait for or wrote: what the recording didn't foresee.
+    pub missed_bytes: u64,
+}
+
+impl LoadingSetUse {
+    /// Whether so much was missed that another recording is worth its cost: a quarter of the set, and at least 1 MiB.
+    pub fn is_outgrown(&self) -> bool {
+        self.missed_bytes >= (self.bytes / 4).max(1 << 20)
+    }
+}
+
+/// What the full-memory comparison compared; a wrong page ends the restore or the call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Verified {
+    /// Pages compared before the guest ran: all of its memory.
+    pub before: u64,
+    /// Pages compared after its invocation: those still mapped from the snapshot and not written.
+    pub after: u64,
+    /// Pages left out then, because the instance had a private copy.
+    pub private: u64,
 }
 
 /// What a worker did before it was needed.
@@ -146,6 +166,8 @@ pub struct Timeline {
     pub loading_set: Option<LoadingSetUse>,
     /// Resident set of this process at the end, in bytes.
     pub resident_bytes: u64,
+    /// What was compared with the snapshot, when that was asked for.
+    pub verified: Option<Verified>,
     /// Counters when the record was made.
     #[serde(skip)]
     before: Counters,
@@ -200,6 +222,7 @@ impl Timeline {
             bytes_read: None,
             loading_set: None,
             resident_bytes: 0,
+            verified: None,
             before: Counters::now(),
         }
     }
@@ -308,16 +331,24 @@ impl fmt::Display for Timeline {
             None => writeln!(f, "read from disk     unknown: this kernel doesn't count it")?,
         }
         writeln!(f, "regions mapped     {}", self.regions_mapped)?;
-        if let Some(LoadingSetUse { bytes, loaded_bytes, private_bytes }) = self.loading_set {
+        if let Some(LoadingSetUse { bytes, loaded_bytes, private_bytes, missed_bytes }) = self.loading_set {
             writeln!(
                 f,
-                "loading set        {} KiB, {} KiB loaded, {} KiB private",
+                "loading set        {} KiB, {} KiB loaded, {} KiB private, {} KiB missed",
                 bytes >> 10,
                 loaded_bytes >> 10,
-                private_bytes >> 10
+                private_bytes >> 10,
+                missed_bytes >> 10
             )?;
         }
-        write!(f, "resident           {} KiB", self.resident_bytes >> 10)
+        write!(f, "resident           {} KiB", self.resident_bytes >> 10)?;
+        if let Some(Verified { before, after, private }) = self.verified {
+            write!(
+                f,
+                "\nverified           {before} pages before the run, {after} unwritten ones after it ({private} private)"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -372,6 +403,14 @@ mod tests {
         let started = request.continued_by(worker(1050));
         assert_eq!(started.phases[1], phase(Phase::VmCreated, 50, 70));
         assert_eq!(started.ahead, None);
+    }
+
+    #[test]
+    fn a_loading_set_is_outgrown_when_much_was_missed() {
+        let of = |bytes, missed_bytes| LoadingSetUse { bytes, missed_bytes, ..LoadingSetUse::default() };
+        assert!(!of(1 << 20, 512 << 10).is_outgrown(), "little in bytes");
+        assert!(!of(64 << 20, 8 << 20).is_outgrown(), "little of the set");
+        assert!(of(4 << 20, 1 << 20).is_outgrown());
     }
 
     #[test]

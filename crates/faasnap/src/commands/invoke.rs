@@ -258,6 +258,12 @@ fn show(
             timeline,
         });
     }
+    if let Some(verified) = timeline.as_ref().and_then(|timeline| timeline.verified) {
+        note(&format!(
+            "memory verified: {} pages before the run, {} unwritten ones after it",
+            verified.before, verified.after
+        ));
+    }
     if let Some(timeline) = timeline.filter(|_| arguments.timeline) {
         // The answer is what matters.
         let _ = writeln!(stderr(), "{timeline}");

@@ -7,7 +7,9 @@ use process_kernel::fs::{MountEntry, MountSource, MountTable};
 use process_kernel::task::Identity;
 use restore::{RestoreStrategy, Technique, Techniques};
 use runtime_api::Config;
-use worker_protocol::{Configuration, Descriptor, Descriptors, GuestKind, NetworkPolicy, RestoreRequest};
+use worker_protocol::{
+    Configuration, Descriptor, Descriptors, GuestKind, NetworkPolicy, Record, RestoreRequest,
+};
 
 use crate::function_guest::{FunctionConfig, directory_name};
 use crate::mounts::private_trees;
@@ -95,8 +97,16 @@ pub(super) fn restore_options(request: &RestoreRequest) -> Result<RestoreOptions
     if !request.without.is_empty() && strategy != RestoreStrategy::FaaSnap {
         return Err(format!("the {strategy} strategy has no techniques to do without: only faasnap has"));
     }
-    if request.verify {
-        return Err("this worker can't compare memory with the snapshot yet".to_owned());
+    if request.verify && request.record != Record::No {
+        return Err(
+            "comparing all of memory touches all of it: such an invocation can't be recorded".to_owned()
+        );
     }
-    Ok(RestoreOptions { strategy, techniques, random_access: request.random_access, record: request.record })
+    Ok(RestoreOptions {
+        strategy,
+        techniques,
+        random_access: request.random_access,
+        record: request.record,
+        verify: request.verify,
+    })
 }

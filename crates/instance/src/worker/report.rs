@@ -119,11 +119,18 @@ impl Worker {
         let duration =
             self.invocation.take().map(|invocation| invocation.began.elapsed()).unwrap_or_default();
         let (mut max_memory, mut recorded) = (0, false);
+        let mut wrong_memory = None;
         if let Some(guest) = &mut self.guest {
             guest.note_answer();
+            if reusable && let Some(message) = guest.verify() {
+                wrong_memory = Some(Outcome::Sandbox { message });
+            }
             max_memory = guest.guard.peak();
             recorded = guest.is_recorded();
         }
+        let reusable = reusable && wrong_memory.is_none();
+        // Whatever the function answered: it can't be trusted.
+        let outcome = wrong_memory.as_ref().unwrap_or(outcome);
         if !reusable {
             self.log_unsupported()?;
         }

@@ -22,6 +22,8 @@ use crate::strategy::RestoreStrategy;
 
 const MAGIC: [u8; 8] = *b"FAASLOAD";
 const VERSION: u16 = 1;
+/// An empty file beside the snapshot; see [`LoadingSet::mark_outgrown`].
+const OUTGROWN: &str = "loading-set.outgrown";
 const HEADER_BYTES: usize = 64;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
@@ -202,7 +204,10 @@ impl LoadingSet {
         header.extend(crc32c::crc32c(&header).to_le_bytes());
         pending.file().write_all_at(&header, 0).map_err(failed)?;
         pending.file().write_all_at(&table, HEADER_BYTES as u64).map_err(failed)?;
-        pending.publish()
+        let published = pending.publish()?;
+        // There may be none. One that stays costs another recording.
+        let _ = fs::remove_file(snapshot.directory().join(OUTGROWN));
+        Ok(published)
     }
 
     /// Opens and checks the file `name` beside `snapshot`, for a guest with `layout`.
@@ -234,6 +239,19 @@ impl LoadingSet {
             disk: table.disk,
             readahead_window: table.readahead_window,
         })
+    }
+
+    /// Notes that invocations need much that the recording doesn't have: the next one is to be recorded and added.
+    ///
+    /// # Errors
+    /// When the note can't be written.
+    pub fn mark_outgrown(snapshot: &Snapshot) -> io::Result<()> {
+        File::create(snapshot.directory().join(OUTGROWN)).map(drop)
+    }
+
+    /// Whether that was noted since the last recording was published.
+    pub(crate) fn is_outgrown(snapshot: &Snapshot) -> bool {
+        snapshot.directory().join(OUTGROWN).exists()
     }
 
     /// Renames a file whose data was found wrong, so that the next restore does without it and a person can look at it.
