@@ -8,22 +8,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-<<<<<<< HEAD
 use function_home::{Home, prepared, source, three_ways};
-=======
-mod common;
-
-use common::{Home, prepared, source};
-
-/// The answers of a function booted cold and restored twice from one snapshot.
-#[track_caller]
-fn three_ways(home: &Home, name: &str, payload: &str) -> [Value; 3] {
-    let cold = home.answer(name, "cold", payload);
-    home.run(&["snapshot", "create", name]).good();
-    home.run(&["snapshot", "verify", name]).good();
-    [cold, home.answer(name, "snapshot", payload), home.answer(name, "snapshot", payload)]
-}
->>>>>>> e433847 (All of memory compared on request, recordings that learn, neighbours placed ahead; restores that meet damage, loss and each other are tested with the real worker)
 
 #[test]
 #[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]

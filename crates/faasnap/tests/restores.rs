@@ -2,7 +2,7 @@
 //! recorders that die or meet; and memory compared page by page.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-mod common;
+mod function_home;
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::{Home, Ran};
+use function_home::{Home, Ran};
 use serde_json::Value;
 
 /// Answers with how many bytes of new memory it made, all of them checked; waits as long as it is told to.

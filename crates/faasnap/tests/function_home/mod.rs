@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 /// A home of its own with the prepared runtimes' files behind it.
-pub struct Home(tempfile::TempDir);
+pub struct Home(pub tempfile::TempDir);
 
 pub fn prepared(variable: &str) -> PathBuf {
     std::env::var_os(variable).expect("run `cargo xtask test`, which prepares runtimes and examples").into()
@@ -27,7 +27,7 @@ pub struct Ran {
 }
 
 impl Ran {
-    fn of(output: Output) -> Self {
+    pub fn of(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Self { status: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) }
     }
