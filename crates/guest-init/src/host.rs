@@ -10,9 +10,9 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use guest_init::wire::{self, Ended, Kind, Start};
+use guest_init::wire::{self, Ended, Kind, Resume, Start};
 
-use crate::Failure;
+use crate::{Failure, freezer, system};
 
 const AF_VSOCK: c_int = 40;
 const SOCK_STREAM: c_int = 1;
@@ -47,26 +47,7 @@ pub(crate) struct Host {
 
 impl Host {
     pub fn connect() -> Result<Self, Failure> {
-        let address = Address {
-            family: AF_VSOCK as u16,
-            reserved: 0,
-            port: wire::PORT,
-            cid: HOST,
-            flags: 0,
-            zero: [0; 3],
-        };
-        // SAFETY: no pointers.
-        let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0) };
-        if descriptor < 0 {
-            return Err(format!("opening a socket to the host: {}", io::Error::last_os_error()));
-        }
-        // SAFETY: nobody else has the descriptor.
-        let reader = unsafe { File::from_raw_fd(descriptor) };
-        // SAFETY: a live address of the length that is given.
-        let result = unsafe { connect(descriptor, &raw const address, size_of::<Address>() as u32) };
-        if result != 0 {
-            return Err(format!("connecting to the host: {}", io::Error::last_os_error()));
-        }
+        let reader = connect_once().map_err(|error| format!("connecting to the host: {error}"))?;
         let writer = reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
         Ok(Self { reader, writer: Arc::new(Mutex::new(writer)) })
     }
@@ -88,7 +69,7 @@ impl Host {
 
     /// Runs the program and passes on what it says, until it has ended.
     pub fn serve(&self, start: &Start) -> Result<(), Failure> {
-        let mut child = spawn(start)?;
+        let mut child = freezer::start_inside(|| spawn(start))??;
         let pid = child.id() as c_int;
         let mut pumps = Vec::new();
         if let Some(output) = child.stdout.take() {
@@ -99,7 +80,8 @@ impl Host {
         }
         let input = child.stdin.take();
         let reader = self.reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
-        thread::spawn(move || listen(reader, input, pid));
+        let writer = self.writer.clone();
+        thread::spawn(move || listen(reader, &writer, input, pid));
         let ended = reap(pid);
         for pump in pumps {
             // What a child of the program still writes is not waited for.
@@ -109,6 +91,46 @@ impl Host {
         }
         send(&self.writer, Kind::Ended, &ended.encode());
         Ok(())
+    }
+}
+
+/// A connection to the host's port.
+fn connect_once() -> io::Result<File> {
+    let address =
+        Address { family: AF_VSOCK as u16, reserved: 0, port: wire::PORT, cid: HOST, flags: 0, zero: [0; 3] };
+    // SAFETY: no pointers.
+    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: nobody else has the descriptor.
+    let stream = unsafe { File::from_raw_fd(descriptor) };
+    // SAFETY: a live address of the length that is given.
+    let result = unsafe { connect(descriptor, &raw const address, size_of::<Address>() as u32) };
+    if result == 0 { Ok(stream) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Freezes the program, gives up the connection and makes a new one, maybe in another machine and at another time. Whoever has
+/// something to say to the host waits meanwhile.
+fn rest(reader: File, writer: &Mutex<File>) -> Result<File, Failure> {
+    freezer::freeze()?;
+    let mut writer = writer.lock().map_err(|_| "a thread of init panicked".to_owned())?;
+    drop(reader);
+    let nowhere = File::open("/dev/null").map_err(|error| format!("opening /dev/null: {error}"))?;
+    drop(std::mem::replace(&mut *writer, nowhere));
+    loop {
+        // A connection from before a restore is reset at its first use; then there is another try.
+        if let Ok(mut stream) = connect_once()
+            && let Ok(Some((Kind::Resume, body))) = wire::read(&mut stream)
+            && let Some(resume) = Resume::decode(&body)
+        {
+            system::set_clock(resume.time)?;
+            system::add_entropy(&resume.entropy)?;
+            *writer = stream.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
+            freezer::thaw()?;
+            return Ok(stream);
+        }
+        thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
@@ -167,7 +189,7 @@ fn send(writer: &Mutex<File>, kind: Kind, body: &[u8]) {
 }
 
 /// Does what the host says while the program runs.
-fn listen(mut reader: File, mut input: Option<ChildStdin>, pid: c_int) {
+fn listen(mut reader: File, writer: &Mutex<File>, mut input: Option<ChildStdin>, pid: c_int) {
     while let Ok(Some((kind, body))) = wire::read(&mut reader) {
         match kind {
             Kind::Input if body.is_empty() => input = None,
@@ -182,6 +204,13 @@ fn listen(mut reader: File, mut input: Option<ChildStdin>, pid: c_int) {
                     unsafe { kill(pid, c_int::from(signal)) };
                 }
             }
+            Kind::Rest => match rest(reader, writer) {
+                Ok(new) => reader = new,
+                Err(failure) => {
+                    eprintln!("init: {failure}");
+                    system::reset();
+                }
+            },
             _ => return,
         }
     }

@@ -4,6 +4,7 @@
 //! loses its parent, and tells the host how it ended. It uses the standard library and the C library's functions only, and is
 //! linked statically.
 
+mod freezer;
 mod host;
 mod system;
 

@@ -65,7 +65,13 @@ fn check(what: &str, result: c_int) -> Result<(), Failure> {
     if result == 0 { Ok(()) } else { Err(format!("{what}: {}", io::Error::last_os_error())) }
 }
 
-fn mount(source: &str, target: &str, kind: &str, flags: c_ulong, data: &str) -> Result<(), Failure> {
+pub(crate) fn mount(
+    source: &str,
+    target: &str,
+    kind: &str,
+    flags: c_ulong,
+    data: &str,
+) -> Result<(), Failure> {
     let (from, to, kind, data) = (text(source)?, text(target)?, text(kind)?, text(data)?);
     // SAFETY: four live strings that end with zero.
     let result =
@@ -161,7 +167,7 @@ pub(crate) fn set_up(start: &Start, has_root: bool) -> Result<(), Failure> {
         // Some are there on some kernels.
         let _ = std::os::unix::fs::symlink(target, format!("/dev/{link}"));
     }
-    Ok(())
+    crate::freezer::prepare()
 }
 
 fn enter_root() -> Result<(), Failure> {

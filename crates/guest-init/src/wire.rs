@@ -29,11 +29,17 @@ pub enum Kind {
     Failed = 6,
     /// To the guest: end the program with this signal (one byte).
     Signal = 7,
+    /// To the guest: freeze the program, close the connection, open a new one and wait there for [`Kind::Resume`]. In between a
+    /// snapshot may be taken, and each machine that is restored from it goes on from there.
+    Rest = 8,
+    /// To the guest: an encoded [`Resume`]; the program goes on.
+    Resume = 9,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Start, Self::Input, Self::Output, Self::Error, Self::Ended, Self::Failed, Self::Signal]
+        use Kind::{Ended, Error, Failed, Input, Output, Rest, Resume, Signal, Start};
+        [Start, Input, Output, Error, Ended, Failed, Signal, Rest, Resume]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
@@ -136,6 +142,31 @@ impl Start {
     }
 }
 
+/// What a guest has to learn before it goes on.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Resume {
+    /// The time of day, nanoseconds since 1970.
+    pub time: u64,
+    /// Fresh random bytes for the kernel's generator.
+    pub entropy: Vec<u8>,
+}
+
+impl Resume {
+    /// As the body of a message.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.time.to_le_bytes().to_vec();
+        put(&mut bytes, &self.entropy);
+        bytes
+    }
+
+    /// Reads the body of a message; `None` when it is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut left = bytes;
+        let resume = Self { time: u64::from_le_bytes(*take(&mut left)?), entropy: field(&mut left)? };
+        left.is_empty().then_some(resume)
+    }
+}
+
 /// How a program ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Ended {
@@ -214,6 +245,8 @@ mod tests {
         let (kind, body) = read(&mut stream).unwrap().unwrap();
         assert_eq!((kind, Ended::decode(&body)), (Kind::Ended, Some(Ended::Signal(9))));
         assert_eq!(read(&mut stream).unwrap(), None);
+        let resume = Resume { time: 5, entropy: vec![6; 7] };
+        assert_eq!(Resume::decode(&resume.encode()), Some(resume));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! An unmodified Linux in a microVM.
 //!
-//! [`MicroVm`] boots a kernel with an initial file system on processors of a [`machine::SystemVm`] and serves the few devices
+//! [`ReadyGuest`] boots a kernel with an initial file system on processors of a [`machine::SystemVm`] and serves the few devices
 //! that it finds through ACPI: virtio block, vsock and entropy devices, a serial port for its messages, a keyboard controller
 //! that only resets. The whole state can be saved and taken over by another virtual machine; memory is brought back by
 //! whoever restores.
@@ -13,6 +13,7 @@
 mod acpi;
 mod devices;
 mod error;
+mod guest;
 mod initial_files;
 mod kernel;
 mod layout;
@@ -20,10 +21,10 @@ mod monitor;
 mod program;
 mod virtio;
 
-pub use devices::DevicesState;
 pub use error::LinuxGuestError;
+pub use guest::{Guest, GuestError, Hardware, ReadyGuest, Streams};
 pub use initial_files::{MODULES, initial_files};
 pub use kernel::KernelImage;
-pub use monitor::{Config, End, MicroVm, PausedVm, ReadyVm, SavedVm, check_machine};
-pub use program::{Program, ProgramEnd, ProgramError, Streams};
-pub use virtio::{Connector, Disk, DiskAccess};
+pub use monitor::{End, PausedVm, SavedVm, check_machine};
+pub use program::{Program, ProgramEnd};
+pub use virtio::{Disk, DiskAccess};

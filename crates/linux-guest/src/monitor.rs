@@ -294,12 +294,6 @@ impl MicroVm {
         self.shared.make(Wish::End(End::Stopped));
     }
 
-    /// A handle that stops the guest from another thread.
-    pub fn stopper(&self) -> impl Fn() + Send + Sync + use<> {
-        let shared = self.shared.clone();
-        move || shared.make(Wish::End(End::Stopped))
-    }
-
     /// Stops every processor between two instructions.
     ///
     /// # Errors

@@ -6,11 +6,18 @@ use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use guest_init::wire::Ended;
+use guest_init::wire::{Ended, Kind, Start};
 use linux_guest::{
-    Disk, DiskAccess, KernelImage, MODULES, Program, ProgramEnd, ProgramError, Streams, initial_files,
+    Disk, DiskAccess, GuestError, Hardware, KernelImage, MODULES, Program, ProgramEnd, ReadyGuest, SavedVm,
+    Streams, initial_files,
 };
 use machine::Kvm;
+use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
+use restore::{
+    Access, Backing, GuestLayout, LoadingSetRule, Record, Region, RestoreHandle, RestoreRequest,
+    RestoreStrategy, Timeline,
+};
+use snapshot::{SectionKind, Snapshot, SnapshotBuilder};
 
 const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 pci=off";
 
@@ -59,34 +66,33 @@ impl Collected {
     }
 }
 
-fn program(arguments: &[&str], disks: Vec<Disk>) -> Program {
-    let (kernel, initial_files) = kernel();
-    Program {
-        kernel,
-        initial_files,
-        command_line: COMMAND_LINE.to_owned(),
-        memory_mib: 256,
-        processors: 1,
-        disks,
+fn hardware() -> Hardware {
+    Hardware { memory_mib: 256, processors: 1, disks: vec![root()], console: Some(Box::new(io::stderr())) }
+}
+
+fn start(arguments: &[&str]) -> Start {
+    Start {
         arguments: arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
         environment: vec![b"PATH=/usr/bin".to_vec(), b"GREETING=hello".to_vec()],
         directory: b"/".to_vec(),
-        user: (1000, 1000),
+        user: 1000,
+        group: 1000,
         hostname: b"guest".to_vec(),
+        ..Start::default()
     }
 }
 
 fn run(
-    program: Program,
+    arguments: &[&str],
     input: impl Read + Send + 'static,
-) -> (Result<ProgramEnd, ProgramError>, String, String) {
+) -> (Result<ProgramEnd, GuestError>, String, String) {
+    let (kernel, initial_files) = kernel();
+    let command_line = COMMAND_LINE.to_owned();
+    let program =
+        Program { hardware: hardware(), kernel, initial_files, command_line, start: start(arguments) };
     let (output, error) = (Collected::default(), Collected::default());
-    let streams = Streams {
-        input: Box::new(input),
-        output: Box::new(output.clone()),
-        error: Box::new(error.clone()),
-        console: Some(Box::new(io::stderr())),
-    };
+    let streams =
+        Streams { input: Box::new(input), output: Box::new(output.clone()), error: Box::new(error.clone()) };
     let end = program.run(&Kvm::open().unwrap(), streams);
     (end, output.text(), error.text())
 }
@@ -97,7 +103,7 @@ fn on_hardware_a_program_runs_as_a_user_in_a_linux_of_its_own() {
     let script = "echo \"$GREETING $(hostname 2>/dev/null || cat /proc/sys/kernel/hostname) $(id -u 2>/dev/null)\"; \
                   read line; echo \"got $line\"; echo to-error >&2; touch /tmp/file /file 2>/dev/null; ls / >/dev/null 2>&1; \
                   exit 7";
-    let (end, output, error) = run(program(&["/bin/sh", "-c", script], vec![root()]), &b"input\n"[..]);
+    let (end, output, error) = run(&["/bin/sh", "-c", script], &b"input\n"[..]);
     let end = end.unwrap();
     assert_eq!(end.ended, Ended::Status(7), "{output}{error}");
     assert!(output.starts_with("hello ") && output.contains("got input\n"), "{output}");
@@ -116,7 +122,7 @@ fn on_hardware_python_forks_and_sees_a_real_kernel() {
                 near.sendall(b'x' * 10); print(far.recv(10).decode())\n\
                 open('/tmp/a', 'wb').write(bytes(1 << 20)); print(hashlib.sha256(open('/tmp/a', 'rb').read()).hexdigest()[:8])\n\
                 print('y' * 300000)\n";
-    let (end, output, error) = run(program(&["python3", "-c", code], vec![root()]), io::empty());
+    let (end, output, error) = run(&["python3", "-c", code], io::empty());
     assert_eq!(end.unwrap().ended, Ended::Status(0), "{error}");
     let mut lines = output.lines();
     // SHA-256 of a MiB of zeros starts with 30e14955.
@@ -130,7 +136,125 @@ fn on_hardware_python_forks_and_sees_a_real_kernel() {
 #[test]
 #[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
 fn on_hardware_what_can_not_be_run_says_why() {
-    let (end, _, _) = run(program(&["/no/such/program"], vec![root()]), io::empty());
+    let (end, _, _) = run(&["/no/such/program"], io::empty());
     let error = end.unwrap_err().to_string();
     assert!(error.contains("/no/such/program can't be started: No such file"), "{error}");
+}
+
+/// Runs while it reads lines and answers each: with what it remembers, what it has of memory, randomness and time.
+const ANSWERS: &str = "
+import sys, hashlib, os, time
+blob = os.urandom(64) * 160000
+digest = hashlib.sha256(blob).hexdigest()
+count = 0
+print('ready', flush=True)
+for line in sys.stdin:
+    count += 1
+    same = hashlib.sha256(blob).hexdigest() == digest
+    print(line.strip(), count, same, os.urandom(8).hex(), int(time.time()), os.path.exists('/usr/bin/python3'), flush=True)
+";
+
+/// What the program says up to the end of a line.
+fn line(guest: &mut linux_guest::Guest) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\n") {
+        match guest.next_output().unwrap() {
+            (Kind::Output, body) => text.extend(body),
+            (kind, body) => panic!("{kind:?}: {}", String::from_utf8_lossy(&body)),
+        }
+    }
+    String::from_utf8(text).unwrap().trim_end().to_owned()
+}
+
+fn layout(pages: u64) -> GuestLayout {
+    let range = PageRange::new(PageIndex(0), PageCount(pages));
+    let region = Region { range, backing: Backing::Memory, access: Access::ReadWrite };
+    GuestLayout::new(PageCount(pages), vec![region]).unwrap()
+}
+
+/// Ends a restore; what was recorded is published.
+fn finish(handle: RestoreHandle, layout: &GuestLayout, snapshot: &Snapshot, timeline: &mut Timeline) {
+    assert!(handle.warnings().is_empty(), "{:?}", handle.warnings());
+    let outcome = handle.finish(timeline);
+    assert!(outcome.failure.is_none(), "{:?}", outcome.failure);
+    if let Some(recording) = outcome.recording {
+        recording.unwrap().publish(snapshot, layout, &LoadingSetRule::default()).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
+    let folder = tempfile::tempdir().unwrap();
+    let kvm = Kvm::open().unwrap();
+    let (kernel, initial_files) = kernel();
+    let mut guest =
+        ReadyGuest::new(&kvm, hardware()).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
+    guest.start(&start(&["python3", "-c", ANSWERS])).unwrap();
+    assert_eq!(line(&mut guest), "ready");
+    guest.input(b"first\n").unwrap();
+    assert!(line(&mut guest).starts_with("first 1 True"));
+
+    // Saved between two lines.
+    let memory = guest.memory().clone();
+    let paused = guest.rest(|kind, body| panic!("{kind:?} {body:?}")).unwrap();
+    let saved = postcard::to_stdvec(&paused.save().unwrap()).unwrap();
+    let pages = PageCount(256 << 20 >> 12);
+    let machine = snapshot::MachineIdentity::of_this_machine().unwrap();
+    let mut builder = SnapshotBuilder::begin(folder.path(), "snapshot", machine.clone()).unwrap();
+    layout(pages.0).add_to(&mut builder).unwrap();
+    builder.section(SectionKind::named("linux-machine"), 1, &saved).unwrap();
+    builder
+        .memory(pages, |sink| -> Result<(), snapshot::SnapshotError> {
+            let mut bytes = vec![0; 1 << 20];
+            for mib in 0..256 {
+                memory.read(GuestPhysical(mib << 20), &mut bytes).unwrap();
+                sink.write(PageIndex(mib << 8), &bytes)?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    builder.publish().unwrap();
+    drop(paused);
+
+    // It goes on where it was.
+    guest.resume().unwrap();
+    guest.input(b"second\n").unwrap();
+    let mut answers = vec![line(&mut guest)];
+    drop(guest);
+
+    let snapshot = Snapshot::open_for(&folder.path().join("snapshot"), &machine).unwrap();
+    let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
+    let saved: SavedVm = postcard::from_bytes(&saved).unwrap();
+    let on_demand = (RestoreStrategy::OnDemand, Record::No);
+    let recorded = |strategy| [(strategy, Record::Always(Default::default())), (strategy, Record::No)];
+    let ways = [on_demand, (RestoreStrategy::Cached, Record::No), (RestoreStrategy::Eager, Record::No)]
+        .into_iter()
+        .chain(recorded(RestoreStrategy::FaaSnap))
+        .chain(recorded(RestoreStrategy::Reap));
+    for (strategy, record) in ways {
+        let mut timeline = Timeline::start();
+        let ready = ReadyGuest::new(&kvm, hardware()).unwrap();
+        let mut request = RestoreRequest::new(ready.memory(), &snapshot, &layout, &[], strategy);
+        request.record = record;
+        let handle = restore::restore(&request, &mut timeline).unwrap();
+        let mut guest = ready.restore(&saved).unwrap();
+        guest.input(b"second\n").unwrap();
+        answers.push(line(&mut guest));
+        println!("{strategy:?} {record:?}: answered after {} ms", timeline.now_ns() / 1_000_000);
+        drop(guest);
+        finish(handle, &layout, &snapshot, &mut timeline);
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let mut random = std::collections::HashSet::new();
+    for answer in &answers {
+        let [name, count, same, bytes, time, file] = answer.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{answer}")
+        };
+        assert_eq!((name, count, same, file), ("second", "2", "True", "True"), "{answer}");
+        assert!(random.insert(bytes), "two guests have the same randomness: {answer}");
+        let time: u64 = time.parse().unwrap();
+        assert!(time <= now && now - time < 600, "{answer}");
+    }
+    assert_eq!(answers.len(), 8);
 }

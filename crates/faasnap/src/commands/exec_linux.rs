@@ -6,9 +6,9 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use guest_init::wire::Ended;
+use guest_init::wire::{Ended, Start};
 use initramfs::Module;
-use linux_guest::{Disk, DiskAccess, KernelImage, Program, Streams, initial_files};
+use linux_guest::{Disk, DiskAccess, Hardware, KernelImage, Program, Streams, initial_files};
 use machine::Kvm;
 use rustix::process::{getgid, getuid};
 use store::Store;
@@ -34,33 +34,37 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
         environment.push(format!("{name}={value}").into_bytes());
     }
     let directory = arguments.cwd.as_deref().unwrap_or(Path::new("/"));
+    let console: Option<Box<dyn io::Write + Send>> =
+        if arguments.verbose { Some(Box::new(io::stderr())) } else { None };
     let program = Program {
+        hardware: Hardware {
+            memory_mib: u64::from(arguments.memory),
+            processors: 1,
+            disks: vec![disk(store, root)?],
+            console,
+        },
         kernel: KernelImage::new(kernel.image)?,
         initial_files: initial_files(&modules)?,
         command_line: kernel.record.command_line,
-        memory_mib: u64::from(arguments.memory),
-        processors: 1,
-        disks: vec![disk(store, root)?],
-        arguments: arguments.program.into_iter().map(OsStringExt::into_vec).collect(),
-        environment,
-        directory: directory.as_os_str().as_bytes().to_vec(),
-        user: (getuid().as_raw(), getgid().as_raw()),
-        hostname: rustix::system::uname().nodename().to_bytes().to_vec(),
+        start: Start {
+            hostname: rustix::system::uname().nodename().to_bytes().to_vec(),
+            user: getuid().as_raw(),
+            group: getgid().as_raw(),
+            directory: directory.as_os_str().as_bytes().to_vec(),
+            arguments: arguments.program.into_iter().map(OsStringExt::into_vec).collect(),
+            environment,
+            ..Start::default()
+        },
     };
-    let console: Option<Box<dyn io::Write + Send>> =
-        if arguments.verbose { Some(Box::new(io::stderr())) } else { None };
     let streams = Streams {
         input: Box::new(io::stdin()),
         output: Box::new(io::stdout()),
         error: Box::new(io::stderr()),
-        console,
     };
     let end = program.run(&Kvm::open()?, streams)?;
     if arguments.verbose {
-        let (made, booted, ran) = (end.made.as_millis(), end.booted.as_millis(), end.ran.as_millis());
-        note(&format!(
-            "the machine was made in {made} ms and booted in {booted} ms, the program took {ran} ms"
-        ));
+        let (booted, ran) = (end.booted.as_millis(), end.ran.as_millis());
+        note(&format!("the machine was made and booted in {booted} ms, the program took {ran} ms"));
     }
     Ok(Outcome::Status(match end.ended {
         Ended::Status(status) => status,
