@@ -41,7 +41,8 @@ unsafe extern "C" {
 
 /// The connection to the host.
 pub(crate) struct Host {
-    reader: File,
+    /// Until the program runs: then the thread that listens has it.
+    reader: Option<File>,
     writer: Arc<Mutex<File>>,
 }
 
@@ -49,11 +50,12 @@ impl Host {
     pub fn connect() -> Result<Self, Failure> {
         let reader = connect_once().map_err(|error| format!("connecting to the host: {error}"))?;
         let writer = reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
-        Ok(Self { reader, writer: Arc::new(Mutex::new(writer)) })
+        Ok(Self { reader: Some(reader), writer: Arc::new(Mutex::new(writer)) })
     }
 
     pub fn take_start(&mut self) -> Result<Start, Failure> {
-        match wire::read(&mut self.reader) {
+        let Some(reader) = &mut self.reader else { return Err("the program runs already".to_owned()) };
+        match wire::read(reader) {
             Ok(Some((Kind::Start, body))) => {
                 Start::decode(&body).ok_or_else(|| "the host's first message is malformed".to_owned())
             }
@@ -68,7 +70,7 @@ impl Host {
     }
 
     /// Runs the program and passes on what it says, until it has ended.
-    pub fn serve(&self, start: &Start) -> Result<(), Failure> {
+    pub fn serve(&mut self, start: &Start) -> Result<(), Failure> {
         let mut child = freezer::start_inside(|| spawn(start))??;
         let pid = child.id() as c_int;
         let mut pumps = Vec::new();
@@ -79,9 +81,10 @@ impl Host {
             pumps.push(pump(self.writer.clone(), Kind::Error, error));
         }
         let input = child.stdin.take();
-        let reader = self.reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
-        let writer = self.writer.clone();
-        thread::spawn(move || listen(reader, &writer, input, pid));
+        if let Some(reader) = self.reader.take() {
+            let writer = self.writer.clone();
+            thread::spawn(move || listen(reader, &writer, input, pid));
+        }
         let ended = reap(pid);
         for pump in pumps {
             // What a child of the program still writes is not waited for.

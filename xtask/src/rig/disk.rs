@@ -51,6 +51,7 @@ pub(super) fn make(folder: &Path, prepared: &Prepared, kernel: &Kernel, steps: &
     create(inside(&faasnap).parent().context("no folder")?)?;
     without_debug_information(&faasnap, &inside(&faasnap))?;
     write(&rig.join("run"), include_str!("inside.sh"))?;
+    write(&rig.join("figures.py"), include_str!("figures.py"))?;
     write(&rig.join("environment"), &environment(prepared, &faasnap))?;
     write(&rig.join("steps"), &steps.iter().map(line).collect::<String>())?;
     image(folder, &staging)
@@ -143,8 +144,9 @@ mod tests {
 
     #[test]
     fn a_step_is_one_line_for_the_script() {
-        let step = Step { name: "n", what: What::Test("programs", "lua") };
+        let step = Step { name: "n", what: What::Test("programs", "lua"), default: true };
         assert_eq!(line(&step), "n /rig/programs --include-ignored lua\n");
-        assert_eq!(line(&Step { name: "d", what: What::Line("$FAASNAP doctor") }), "d $FAASNAP doctor\n");
+        let step = Step { name: "d", what: What::Line("$FAASNAP doctor"), default: true };
+        assert_eq!(line(&step), "d $FAASNAP doctor\n");
     }
 }
