@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use jail::{Access, Passage};
+use jail::{Access, Passage, ResourceLimits};
 use runtime_api::environment::{FunctionEnvironment, InitializationType};
 use serde_bytes::ByteBuf;
 use store::OpenFunction;
@@ -18,6 +18,10 @@ pub const INIT_LIMIT: Duration = Duration::from_secs(10);
 pub const RESTORE_LIMIT: Duration = Duration::from_secs(10);
 /// The region that functions are told they are in.
 pub const REGION: &str = "us-east-1";
+/// What a worker uses beside its guest's memory and /tmp: its own memory, and page tables by the share of the guest's.
+const WORKER_BYTES: u64 = 128 << 20;
+/// Memory for which AWS Lambda gives a whole CPU.
+const MEGABYTES_PER_CPU: u32 = 1769;
 /// RLIMIT_NPROC and RLIMIT_NOFILE as AWS Lambda has them.
 const TASKS: u32 = 1024;
 const OPEN_FILES: u32 = 1024;
@@ -40,6 +44,17 @@ impl Role {
     /// An instance of `$LATEST` within the ordinary limits.
     pub fn latest(snap_start: bool) -> Self {
         Self { snap_start, version: "$LATEST".to_owned(), init_limit: INIT_LIMIT }
+    }
+}
+
+/// What the worker's process may use. Its guest's own limit is kept by looking and ends the guest with an error that its caller
+/// sees; this one is the kernel's, for a worker that its guest has taken over.
+pub(crate) fn resources(function: &OpenFunction) -> ResourceLimits {
+    let config = &function.function.config;
+    let memory = config.memory.bytes();
+    ResourceLimits {
+        memory: memory + memory / 4 + config.tmp.bytes() + WORKER_BYTES,
+        cpus: config.memory.get().div_ceil(MEGABYTES_PER_CPU),
     }
 }
 

@@ -56,6 +56,9 @@ pub enum WorkerError {
     /// What a worker measured can't be read.
     #[error("reading a worker's timeline")]
     Timeline(#[source] postcard::Error),
+    /// The process can't be limited.
+    #[error("limiting what a worker may use")]
+    Limit(#[source] io::Error),
     /// Waiting for the process to be gone failed.
     #[error("waiting for the worker's end")]
     Wait(#[source] io::Error),

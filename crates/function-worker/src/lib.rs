@@ -137,6 +137,7 @@ impl SpareWorker {
         // From here on the process ends with the value, whatever goes wrong.
         let mut worker = FunctionWorker { channel: self.channel, jailed: self.jailed, log, timeline };
         worker.timeline.reached(Phase::WorkerReady);
+        worker.jailed.process.limit(configuration::resources(function)).map_err(WorkerError::Limit)?;
         let (configuration, attached) = configuration::configuration(function, role, &worker.jailed.passage)?;
         worker.channel.sender.enqueue(&ToWorker::Configure(Box::new(configuration)), attached)?;
         Ok(worker)

@@ -14,7 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use jail::{Access, Inherited, Launched, Program};
+use jail::{Access, Inherited, Launched, Program, ResourceLimits};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
@@ -47,10 +47,12 @@ fn tell(launched: &Launched, socket: &UnixStream, line: &str, directory: &Path) 
 fn warden(home: &Path, filter: &str, attacks: &[String]) {
     let authority = jail::prepare(home);
     println!("authority\t{authority:?}");
+    println!("cgroups\t{:?}", jail::cgroups());
     // Somebody to attack: a worker with a secret in its memory, which waits for a line that never comes.
     let (sibling, _socket) = start(filter);
     for attack in attacks {
         let (mut launched, mut socket) = start(filter);
+        launched.process.limit(ResourceLimits { memory: 512 << 20, cpus: 1 }).unwrap();
         let line = format!("{attack} {} {}", sibling.process.id(), home.display());
         tell(&launched, &socket, &line, &home.join("trees/mine"));
         let mut outcome = String::new();

@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
+use std::thread;
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::authority::{Authority, authority, map_user, user_namespace_of, user_outside};
+use crate::cgroup::{Group, cgroups};
 use crate::enter::Confinement;
 use crate::error::{JailError, launching};
 use crate::inherited::{FIRST_PASSED, PASSED_ARGUMENT};
@@ -93,60 +95,18 @@ impl Namespaces {
 /// [`JailError::Launch`].
 pub fn launch(program: Program<'_>) -> Result<Launched, JailError> {
     let namespaces = Namespaces::of(authority());
-    let preparing = "preparing descriptors";
     let last_words = last_words().map_err(launching("making standard error"))?;
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-        .map_err(launching("opening /dev/null"))?;
-    let (names, passed): (Vec<&str>, Vec<OwnedFd>) = program.passed.into_iter().unzip();
-    let mut descriptors = Vec::new();
-    for descriptor in [program.socket, null, last_words.try_clone().map_err(launching(preparing))?.into()]
-        .into_iter()
-        .chain(passed)
-    {
-        descriptors.push(fcntl_dupfd_cloexec(&descriptor, ABOVE).map_err(launching(preparing))?);
-    }
-    let confinement = match namespaces {
-        Namespaces::None => Confinement::Weak,
-        _ => Confinement::Namespaces,
-    };
-    let strings = Strings::new(program.path, program.arguments, confinement, &names)?;
-    let (arguments, environment) = strings.pointers();
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(launching("making a pipe"));
-    let ((go, tell), (outcome, report)) = (pipe()?, pipe()?);
-    let child = || {
-        let become_program = || -> io::Result<()> {
-            let mut byte = [0];
-            // Ends when this process is told to go on, or when who should tell it is gone.
-            sys::close_in_copy(tell.as_fd())?;
-            if rustix::io::read(&go, &mut byte)? == 0 {
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            if namespaces == Namespaces::OwnUser {
-                rustix::thread::set_thread_groups(&[])?;
-            }
-            if namespaces != Namespaces::None {
-                become_inner_root()?;
-            }
-            for (number, descriptor) in descriptors.iter().enumerate() {
-                sys::place(descriptor.as_fd(), number as RawFd)?;
-            }
-            sys::close_on_exec_from(descriptors.len() as RawFd)?;
-            sys::unblock_signals()?;
-            // SAFETY: `strings` made the pointers and is alive in this copy.
-            Err(unsafe { sys::execute(&strings.program, &arguments, &environment) })
-        };
-        let code = become_program().err().and_then(|error| error.raw_os_error()).unwrap_or(0);
-        // If nobody reads it any more, nobody waits for this process either.
-        let _ = rustix::io::write(&report, &code.to_ne_bytes());
-        NOT_EXECUTED
-    };
-    // SAFETY: `child` makes system calls on what was prepared above; it neither allocates nor locks nor panics.
-    let (pid, descriptor) = unsafe { sys::clone_process(namespaces.flags(), child) }
-        .map_err(launching("making a process in namespaces of its own"))?;
+    let prepared = Prepared::new(program, namespaces, &last_words)?;
+    let group = cgroups().make_group().map_err(launching("making a cgroup"))?;
+    // A thread of its own, since it joins the group.
+    let (pid, descriptor) = thread::scope(|scope| {
+        let start = || prepared.start(group.as_ref());
+        let starter = thread::Builder::new().name("starter".to_owned()).spawn_scoped(scope, start);
+        let started = starter.map_err(launching("starting a thread"))?.join();
+        started.map_err(|_| launching("starting a thread")(io::Error::other("it panicked")))?
+    })?;
     // From here on the process ends with this value.
-    let process = Process::new(pid, descriptor, last_words);
-    drop(report);
-    drop(go);
+    let process = Process::new(pid, descriptor, last_words, group);
     let number = process.id();
     let user_namespace = match namespaces {
         Namespaces::None => None,
@@ -156,15 +116,109 @@ pub fn launch(program: Program<'_>) -> Result<Launched, JailError> {
             Some(user_namespace_of(number).map_err(launching("opening a user namespace"))?)
         }
     };
-    File::from(tell).write_all(&[1]).map_err(launching("letting a new process go on"))?;
-    let mut code = Vec::new();
-    File::from(outcome).read_to_end(&mut code).map_err(launching("waiting for a new process"))?;
-    if let Ok(code) = <[u8; 4]>::try_from(code.as_slice()) {
-        let source = io::Error::from_raw_os_error(i32::from_ne_bytes(code));
-        return Err(JailError::Launch { step: "running the worker's program", source });
+    prepared.let_go()?;
+    Ok(Launched { process, passage: Passage::new(namespaces, user_namespace) })
+}
+
+/// All that a copy of this process needs to become the program, made before there is a copy, which must not allocate.
+struct Prepared {
+    namespaces: Namespaces,
+    /// In the order of their numbers in the program.
+    descriptors: Vec<OwnedFd>,
+    strings: Strings,
+    /// The copy waits at one end until this process writes to the other.
+    go: OwnedFd,
+    tell: OwnedFd,
+    /// The copy says at one end why it could not become the program; this process reads the other to its end.
+    report: OwnedFd,
+    outcome: OwnedFd,
+}
+
+impl Prepared {
+    fn new(program: Program<'_>, namespaces: Namespaces, last_words: &File) -> Result<Self, JailError> {
+        let preparing = "preparing descriptors";
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+            .map_err(launching("opening /dev/null"))?;
+        let last_words = last_words.try_clone().map_err(launching(preparing))?.into();
+        let (names, passed): (Vec<&str>, Vec<OwnedFd>) = program.passed.into_iter().unzip();
+        let descriptors = [program.socket, null, last_words].into_iter().chain(passed);
+        let descriptors = descriptors
+            .map(|descriptor| fcntl_dupfd_cloexec(&descriptor, ABOVE).map_err(launching(preparing)))
+            .collect::<Result<_, _>>()?;
+        let confinement = match namespaces {
+            Namespaces::None => Confinement::Weak,
+            _ => Confinement::Namespaces,
+        };
+        let strings = Strings::new(program.path, program.arguments, confinement, &names)?;
+        let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(launching("making a pipe"));
+        let ((go, tell), (outcome, report)) = (pipe()?, pipe()?);
+        Ok(Self { namespaces, descriptors, strings, go, tell, report, outcome })
     }
-    let passage = Passage::new(namespaces, user_namespace);
-    Ok(Launched { process, passage })
+
+    /// Makes the copy, from a thread that serves for nothing else.
+    fn start(&self, group: Option<&Group>) -> Result<sys::Child, JailError> {
+        let entrance = group.map(Group::entrance).transpose().map_err(launching("entering a cgroup"))?;
+        let entrance = entrance.flatten();
+        let (arguments, environment) = self.strings.pointers();
+        let child = || {
+            let error = self.become_program(&arguments, &environment);
+            let code = error.raw_os_error().unwrap_or(0);
+            // If nobody reads it any more, nobody waits for this process either.
+            let _ = rustix::io::write(&self.report, &code.to_ne_bytes());
+            NOT_EXECUTED
+        };
+        // SAFETY: `child` makes system calls on what was prepared; it neither allocates nor locks nor panics.
+        unsafe { sys::clone_process(self.namespaces.flags(), entrance.as_ref().map(AsFd::as_fd), child) }
+            .map_err(launching("making a process in namespaces of its own"))
+    }
+
+    /// In the copy: gives why it is not the program now.
+    fn become_program(
+        &self,
+        arguments: &[*const libc::c_char],
+        environment: &[*const libc::c_char],
+    ) -> io::Error {
+        let steps = || -> io::Result<()> {
+            let mut byte = [0];
+            // Ends when this process is told to go on, or when who should tell it is gone.
+            sys::close_in_copy(self.tell.as_fd())?;
+            if rustix::io::read(&self.go, &mut byte)? == 0 {
+                return Err(io::ErrorKind::BrokenPipe.into());
+            }
+            if self.namespaces == Namespaces::OwnUser {
+                rustix::thread::set_thread_groups(&[])?;
+            }
+            if self.namespaces != Namespaces::None {
+                become_inner_root()?;
+            }
+            for (number, descriptor) in self.descriptors.iter().enumerate() {
+                sys::place(descriptor.as_fd(), number as RawFd)?;
+            }
+            sys::close_on_exec_from(self.descriptors.len() as RawFd)?;
+            sys::unblock_signals()
+        };
+        match steps() {
+            Err(error) => error,
+            // SAFETY: `strings` made the pointers and is alive in this copy.
+            Ok(()) => unsafe { sys::execute(&self.strings.program, arguments, environment) },
+        }
+    }
+
+    /// Lets the copy go on, and waits until it is the program.
+    fn let_go(self) -> Result<(), JailError> {
+        let Self { tell, outcome, report, descriptors, .. } = self;
+        drop((report, descriptors));
+        File::from(tell).write_all(&[1]).map_err(launching("letting a new process go on"))?;
+        let mut code = Vec::new();
+        File::from(outcome).read_to_end(&mut code).map_err(launching("waiting for a new process"))?;
+        match <[u8; 4]>::try_from(code.as_slice()) {
+            Err(_) => Ok(()),
+            Ok(code) => {
+                let source = io::Error::from_raw_os_error(i32::from_ne_bytes(code));
+                Err(JailError::Launch { step: "running the worker's program", source })
+            }
+        }
+    }
 }
 
 /// Takes user and group 0 of a new user namespace: what they are outside was mapped by whoever made it.
@@ -236,9 +290,10 @@ pub(crate) fn hold_user_namespace(user: u32) -> Result<OwnedFd, JailError> {
         0
     };
     // SAFETY: `child` closes, reads and ends.
-    let (pid, descriptor) = unsafe { sys::clone_process(libc::CLONE_NEWUSER as u64, child) }
+    let (pid, descriptor) = unsafe { sys::clone_process(libc::CLONE_NEWUSER as u64, None, child) }
         .map_err(launching("making a user namespace"))?;
-    let process = Process::new(pid, descriptor, last_words().map_err(launching("making standard error"))?);
+    let last_words = last_words().map_err(launching("making standard error"))?;
+    let process = Process::new(pid, descriptor, last_words, None);
     map_user(process.id(), (user, user)).map_err(launching("mapping the user of a new process"))?;
     user_namespace_of(process.id()).map_err(launching("opening a user namespace"))
 }

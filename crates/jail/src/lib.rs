@@ -19,6 +19,7 @@
 //! of the `unsafe` that starting and confining a process needs; each such call is in `sys`.
 
 mod authority;
+mod cgroup;
 mod enter;
 mod error;
 mod filter;
@@ -31,6 +32,7 @@ mod root;
 mod sys;
 
 pub use authority::{Authority, authority, prepare};
+pub use cgroup::{Cgroups, ResourceLimits, cgroups};
 #[doc(hidden)]
 pub use enter::enter_without_filter;
 pub use enter::{Confinement, enter};

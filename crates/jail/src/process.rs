@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use crate::cgroup::{Group, ResourceLimits};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 /// A process that ends with this value.
@@ -15,6 +16,7 @@ pub struct Process {
     descriptor: OwnedFd,
     last_words: File,
     end: Option<End>,
+    group: Option<Group>,
 }
 
 /// How a process ended.
@@ -36,8 +38,17 @@ impl fmt::Display for End {
 }
 
 impl Process {
-    pub(crate) fn new(pid: Pid, descriptor: OwnedFd, last_words: File) -> Self {
-        Self { pid, descriptor, last_words, end: None }
+    pub(crate) fn new(pid: Pid, descriptor: OwnedFd, last_words: File, group: Option<Group>) -> Self {
+        Self { pid, descriptor, last_words, end: None, group }
+    }
+
+    /// Limits what it may use. Where there are no groups ([`Cgroups::Unavailable`](crate::Cgroups)) nothing happens: what it
+    /// reserves is limited by whoever runs in it, by looking.
+    ///
+    /// # Errors
+    /// The kernel's, when it uses more already.
+    pub fn limit(&self, limits: ResourceLimits) -> io::Result<()> {
+        self.group.as_ref().map_or(Ok(()), |group| group.limit(limits))
     }
 
     /// Its number in this process's pid namespace.
@@ -103,5 +114,6 @@ impl Drop for Process {
         // Either fails only when it has ended and was waited for, which is as well.
         let _ = self.kill();
         let _ = self.wait();
+        // Its group, now empty, goes with the fields.
     }
 }

@@ -31,18 +31,27 @@ pub(crate) struct MountAttributes {
     pub user_namespace: u64,
 }
 
+/// Of linux/sched.h: the new process is born in a version 2 cgroup.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// A process and a descriptor of it.
 pub(crate) type Child = (rustix::process::Pid, OwnedFd);
 
-/// Starts a copy of this process with `flags` of clone(2), which runs `child` and nothing else.
+/// Starts a copy of this process with `flags` of clone(2), in the version 2
+/// `cgroup` if one is given, which runs `child` and nothing else.
 ///
 /// # Safety
 /// The copy has one thread and memory as it was at some moment: locks may be held for ever. `child` must not allocate, lock
 /// or panic; it may make system calls on descriptors and memory prepared before.
-pub(crate) unsafe fn clone_process(flags: u64, child: impl FnOnce() -> u8) -> io::Result<Child> {
+pub(crate) unsafe fn clone_process(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    child: impl FnOnce() -> u8,
+) -> io::Result<Child> {
     let mut pidfd: RawFd = -1;
     let arguments = CloneArguments {
-        flags: flags | libc::CLONE_PIDFD as u64,
+        flags: flags | libc::CLONE_PIDFD as u64 | cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
+        cgroup: cgroup.map_or(0, |cgroup| u64::from(cgroup.as_raw_fd().unsigned_abs())),
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArguments::default()

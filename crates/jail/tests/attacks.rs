@@ -238,6 +238,17 @@ fn a_worker_has_a_user_of_its_own_and_no_capability() {
 }
 
 #[test]
+fn memory_beyond_the_limit_ends_the_process() {
+    // A machine without cgroups has no such limit, and `faasnap doctor` says so.
+    for filter in ["none", "filter"] {
+        let outcomes = outcomes(filter, None, &["memory-bomb"]);
+        if !outcomes["cgroups"].starts_with("Unavailable") {
+            assert_eq!(outcomes["memory-bomb"], "signal 9: ");
+        }
+    }
+}
+
+#[test]
 fn as_root_the_whole_jail_is_there() {
     if !is_root() {
         return;
