@@ -10,6 +10,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::FsOpenFlags;
 use rustix::process::{getegid, geteuid};
 
+use crate::cgroup::{Cgroups, cgroups};
 use crate::error::{JailError, launching};
 use crate::launch::{Namespaces, hold_user_namespace};
 use crate::passage;
@@ -60,6 +61,20 @@ impl Authority {
             Self::Weak { reason } => {
                 Some(format!("workers have no namespaces and no root of their own: {reason}"))
             }
+        }
+    }
+}
+
+/// One line on what workers are confined by, for a node's start.
+pub fn summary() -> String {
+    let groups = match cgroups() {
+        Cgroups::Version1 { .. } | Cgroups::Version2 { .. } => "cgroups",
+        Cgroups::Unavailable { .. } => "no cgroups",
+    };
+    match authority().weakness() {
+        None => format!("workers: namespaces, a user of their own, a system call filter, {groups}"),
+        Some(weakness) => {
+            format!("workers: a system call filter, {groups}; {weakness} (see `faasnap doctor`)")
         }
     }
 }

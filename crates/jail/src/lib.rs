@@ -31,7 +31,7 @@ mod process;
 mod root;
 mod sys;
 
-pub use authority::{Authority, authority, prepare};
+pub use authority::{Authority, authority, prepare, summary};
 pub use cgroup::{Cgroups, ResourceLimits, cgroups};
 #[doc(hidden)]
 pub use enter::enter_without_filter;

@@ -89,6 +89,7 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
     print(&format!(
         "  {line}AWS_DEFAULT_REGION={region} AWS_ENDPOINT_URL_LAMBDA=http://{address} aws lambda list-functions"
     ))?;
+    print(&format!("  {}", jail::summary()))?;
 
     let stop = async move {
         tokio::select! {

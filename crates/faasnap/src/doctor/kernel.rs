@@ -35,8 +35,6 @@ pub(super) fn examine() -> Vec<Finding> {
         userfault_move_finding(version),
         io_uring_finding(read("/proc/sys/kernel/io_uring_disabled"), version),
         seccomp_finding(),
-        namespaces_finding(),
-        cgroup_finding(),
     ]
 }
 
@@ -151,45 +149,6 @@ fn seccomp_finding() -> Finding {
             "workers can't be confined to the system calls they need",
         ),
     }
-}
-
-fn namespaces_finding() -> Finding {
-    let missing: Vec<&str> = ["mnt", "net", "pid", "user"]
-        .into_iter()
-        .filter(|name| !std::path::Path::new("/proc/self/ns").join(name).exists())
-        .collect();
-    if !missing.is_empty() {
-        let found = format!("missing: {}", missing.join(", "));
-        return Finding::limited(GROUP, "namespaces", found, "workers can't be isolated fully");
-    }
-    let unprivileged = read("/proc/sys/user/max_user_namespaces").is_none_or(|most| most != "0")
-        && read("/proc/sys/kernel/unprivileged_userns_clone").is_none_or(|allowed| allowed == "1");
-    if unprivileged || rustix::process::geteuid().is_root() {
-        Finding::good(GROUP, "namespaces", "mnt, net, pid, user")
-    } else {
-        let meaning = "workers can't be isolated without root";
-        Finding::limited(GROUP, "namespaces", "not for this user", meaning)
-            .mend("as root: sysctl kernel.unprivileged_userns_clone=1")
-    }
-}
-
-fn cgroup_finding() -> Finding {
-    // CGROUP2_SUPER_MAGIC of linux/magic.h.
-    const VERSION_2: i64 = 0x6367_7270;
-    let name = "cgroup";
-    let version_2 = |path| rustix::fs::statfs(path).is_ok_and(|about| about.f_type == VERSION_2);
-    if version_2("/sys/fs/cgroup") {
-        return Finding::good(GROUP, name, "version 2");
-    }
-    if std::path::Path::new("/sys/fs/cgroup/memory").exists() {
-        let found = if version_2("/sys/fs/cgroup/unified") {
-            "version 1, with version 2 beside"
-        } else {
-            "version 1"
-        };
-        return Finding::good(GROUP, name, found);
-    }
-    Finding::limited(GROUP, name, "not mounted", "memory limits are enforced by looking, not by the kernel")
 }
 
 #[cfg(test)]

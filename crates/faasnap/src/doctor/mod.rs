@@ -4,6 +4,7 @@
 //! the kernel's version says so.
 
 mod host;
+mod jail;
 mod kernel;
 mod kvm;
 mod tools;
@@ -68,6 +69,7 @@ pub(crate) fn examine(home: &Path) -> Vec<Finding> {
     findings.extend(kernel::examine());
     findings.extend(host::examine(home));
     findings.extend(tools::examine());
+    findings.extend(jail::examine(home));
     findings
 }
 
