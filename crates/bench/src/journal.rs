@@ -128,6 +128,13 @@ impl Journal {
         Ok(journal)
     }
 
+    /// The run in `folder`, whatever it is, to be reported.
+    pub fn of_report(folder: &Path) -> Result<Self, BenchError> {
+        let path = folder.join("journal.jsonl");
+        let file = File::open(&path).map_err(BenchError::io("opening", &path))?;
+        Ok(Self { entries: read(&path)?.0, path, file })
+    }
+
     /// Appends a result.
     pub fn add(&mut self, entry: Entry) -> Result<(), BenchError> {
         let mut line = serde_json::to_vec(&entry)

@@ -34,6 +34,8 @@ pub struct BenchOptions {
     pub into: Option<PathBuf>,
     /// Begin anew, although the folder holds a run.
     pub again: bool,
+    /// Measure nothing: report what the folder holds, complete or not.
+    pub report_only: bool,
 }
 
 impl BenchOptions {
@@ -75,31 +77,45 @@ pub(crate) struct Run {
     pub readahead: Option<Readahead>,
     pub repeats: u32,
     pub quick: bool,
+    report_only: bool,
 }
 
 impl Run {
     /// Opens or begins the run of `experiment`. `defaults` are the functions it takes when none is named (all when empty),
-    /// `quick` those of a quick run.
+    /// `quick_functions` those of a quick run.
     pub fn open(
         store: &Store,
         experiment: &str,
         options: &BenchOptions,
         defaults: &[&str],
-        quick: &[&str],
+        quick_functions: &[&str],
         more: String,
     ) -> Result<Self, BenchError> {
+        let folder = options.into.clone().unwrap_or_else(|| {
+            let suffix = if options.quick { "-quick" } else { "" };
+            Path::new("bench-results").join(format!("{experiment}{suffix}"))
+        });
+        let (repeats, quick, report_only) = (options.repeats(), options.quick, options.report_only);
+        if report_only {
+            let journal = Journal::of_report(&folder)?;
+            return Ok(Self {
+                folder,
+                subjects: Vec::new(),
+                journal,
+                readahead: None,
+                repeats,
+                quick,
+                report_only,
+            });
+        }
         let mut subjects = Subject::all(store, &options.functions)?;
-        let chosen = if options.quick { quick } else { defaults };
+        let chosen = if options.quick { quick_functions } else { defaults };
         if options.functions.is_empty() && !chosen.is_empty() {
             subjects.retain(|subject| chosen.contains(&subject.name.as_str()));
         }
         if subjects.is_empty() {
             return Err(BenchError::NoFunctions);
         }
-        let folder = options.into.clone().unwrap_or_else(|| {
-            let suffix = if options.quick { "-quick" } else { "" };
-            Path::new("bench-results").join(format!("{experiment}{suffix}"))
-        });
         if options.again && folder.join("journal.jsonl").exists() {
             fs::remove_dir_all(&folder).map_err(BenchError::io("removing", &folder))?;
         }
@@ -107,9 +123,14 @@ impl Run {
         let readahead = Readahead::of(&folder)?;
         let environment = Environment::of(&folder, readahead.as_ref().map(|readahead| readahead.kib));
         let names = subjects.iter().map(|subject| subject.name.to_string()).collect();
-        let settings = Settings::new(experiment, names, options.repeats(), options.quick, more);
+        let settings = Settings::new(experiment, names, repeats, quick, more);
         let journal = Journal::open(&folder, &settings, environment)?;
-        Ok(Self { folder, subjects, journal, readahead, repeats: options.repeats(), quick: options.quick })
+        Ok(Self { folder, subjects, journal, readahead, repeats, quick, report_only })
+    }
+
+    /// Whether nothing is to be measured.
+    pub fn is_over(&self) -> bool {
+        self.report_only || self.journal.is_complete()
     }
 
     /// Where the snapshots of this run are.

@@ -19,7 +19,7 @@ pub(crate) fn name(technique: Technique) -> String {
 /// Measures what is missing.
 pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, BenchError> {
     let mut run = Run::open(store, "ablation", options, &[], &QUICK, String::new())?;
-    if run.journal.is_complete() {
+    if run.is_over() {
         return Ok(run);
     }
     let subjects = std::mem::take(&mut run.subjects);

@@ -55,7 +55,7 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         ..options.clone()
     };
     let mut run = Run::open(store, "burst", options, &FUNCTIONS, &FUNCTIONS[..1], String::new())?;
-    if run.journal.is_complete() {
+    if run.is_over() {
         return Ok(run);
     }
     let subjects = std::mem::take(&mut run.subjects);

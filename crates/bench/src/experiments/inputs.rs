@@ -18,7 +18,7 @@ const QUICK: [&str; 2] = ["json", "image"];
 /// Measures what is missing.
 pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, BenchError> {
     let mut run = Run::open(store, "inputs", options, &[], &QUICK, String::new())?;
-    if run.journal.is_complete() {
+    if run.is_over() {
         return Ok(run);
     }
     let (subjects, others): (Vec<_>, Vec<_>) = std::mem::take(&mut run.subjects)

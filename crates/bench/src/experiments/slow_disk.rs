@@ -27,7 +27,7 @@ pub(crate) const MODES: [Mode; 7] = [
 /// Measures what is missing.
 pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, BenchError> {
     let mut run = Run::open(store, "slow-disk", options, &FUNCTIONS, &QUICK, format!("{LIMITS:?}"))?;
-    if run.journal.is_complete() {
+    if run.is_over() {
         return Ok(run);
     }
     let throttle = Throttle::new(&run.folder, LIMITS)?;

@@ -6,6 +6,7 @@ use super::Kind;
 use super::table::Table;
 use crate::environment::Environment;
 use crate::experiments::{ablation, burst, inputs, slow_disk};
+use crate::journal::Entry;
 use crate::mode::Mode;
 use crate::results::{Results, first_exit_ms};
 use crate::statistics::{Median, geometric_mean};
@@ -15,6 +16,9 @@ pub(super) fn text(results: Results<'_>, kind: Kind, environment: Option<&Enviro
     let mut text = String::new();
     if let Some(environment) = environment {
         text.push_str(&format!("{environment}\n"));
+    }
+    if !matches!(results.0.last(), Some(Entry::Ended)) {
+        text.push_str("the run is not complete: this is what was measured so far\n");
     }
     for (what, reason) in results.left_out() {
         text.push_str(&format!("left out: {what}: {reason}\n"));

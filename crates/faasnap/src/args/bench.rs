@@ -63,4 +63,7 @@ pub(crate) struct BenchArguments {
     /// Begin anew although the folder holds a run
     #[arg(long)]
     pub(crate) again: bool,
+    /// Measure nothing: report what the folder holds, also of a run that is not complete
+    #[arg(long, conflicts_with_all = ["again", "functions", "repeats"])]
+    pub(crate) report: bool,
 }

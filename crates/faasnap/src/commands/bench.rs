@@ -25,6 +25,7 @@ pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
         quick: arguments.quick,
         into: arguments.into,
         again: arguments.again,
+        report_only: arguments.report,
     };
     show(&bench::run(store, experiment, &options)?)
 }
