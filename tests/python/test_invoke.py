@@ -15,7 +15,7 @@ FAILING = python(
     "        case 'raise': raise ValueError('no')\n"
     "        case 'sleep': time.sleep(10)\n"
     "        case 'exit': os._exit(7)\n"
-    "        case 'large': return 'x' * (6 << 20)\n"
+    "        case 'large': return 'x' * 6291556\n"
     "    return event\n"
 )
 

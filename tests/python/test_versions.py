@@ -73,6 +73,7 @@ def test_aliases_lead_to_versions(client, create):
     assert refused(client.create_alias, FunctionName="aliased", Name="live", FunctionVersion="1")[:2] == (
         "ResourceConflictException", f"Alias already exists: {ARN}aliased:live")
     assert refused(client.get_alias, FunctionName="aliased", Name="dead")[1] == f"Cannot find alias arn: {ARN}aliased:dead"
+    assert client.get_alias(FunctionName="aliased", Name="live")["RevisionId"] == alias["RevisionId"]
     result, executed = call(client, "aliased:live")
     assert (result["arn"], executed) == (ARN + "aliased:live", "1")
     client.update_function_configuration(FunctionName="aliased", Description="changed", Timeout=9)
