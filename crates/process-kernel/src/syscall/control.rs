@@ -66,7 +66,7 @@ pub(super) fn read_control(cx: &Cx<'_>, address: u64, length: u64) -> Result<Vec
             }
             (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) => {
                 let pid = message.data.first_chunk::<4>().map(|pid| i32::from_ne_bytes(*pid));
-                if pid.ok_or(Errno::INVAL)? != cx.process.identity.pid {
+                if !cx.process.has_pid(pid.ok_or(Errno::INVAL)?) {
                     return Err(Errno::PERM);
                 }
             }

@@ -10,7 +10,8 @@ use crate::task::Limit;
 pub(super) fn dispatch(cx: &mut Cx<'_>, number: c_long, a: Arguments) -> Option<SysResult> {
     let identity = &cx.process.identity;
     Some(match number {
-        libc::SYS_getpid | libc::SYS_getpgrp => Ok(identity.pid as u64),
+        libc::SYS_getpid => Ok(cx.process.pid() as u64),
+        libc::SYS_getpgrp => Ok(identity.pid as u64),
         libc::SYS_gettid => Ok(cx.thread.tid as u64),
         libc::SYS_getppid => Ok(0),
         libc::SYS_getpgid | libc::SYS_getsid => own(cx, a[0]).map(|()| cx.process.identity.pid as u64),
@@ -79,7 +80,7 @@ pub(super) fn dispatch(cx: &mut Cx<'_>, number: c_long, a: Arguments) -> Option<
 /// Whether a process id means the guest itself.
 fn own(cx: &Cx<'_>, pid: u64) -> Result<(), super::Stop> {
     let pid = pid as i32;
-    if pid == 0 || pid == cx.process.identity.pid { Ok(()) } else { Err(Errno::SRCH.into()) }
+    if pid == 0 || cx.process.has_pid(pid) { Ok(()) } else { Err(Errno::SRCH.into()) }
 }
 
 /// Whether a thread id is one of the guest's.

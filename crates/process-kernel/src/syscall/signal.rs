@@ -189,9 +189,8 @@ fn sigaltstack(cx: &Cx<'_>, new: u64, old: u64) -> SysResult {
 }
 
 fn own_process(cx: &Cx<'_>, pid: i32) -> bool {
-    let own = cx.process.identity.pid;
     // 0 and the negative id mean the process group, of which the guest is the only member; -1 means everybody else.
-    pid == own || pid == 0 || pid == -own
+    pid == 0 || cx.process.has_pid(pid) || pid == -cx.process.identity.pid
 }
 
 fn kill(cx: &Cx<'_>, pid: i32, number: i32) -> SysResult {
@@ -217,7 +216,7 @@ fn tgkill(cx: &Cx<'_>, pid: i32, tid: i32, number: i32) -> SysResult {
     if pid <= 0 || tid <= 0 || (number != 0 && !is_valid(number)) {
         return Err(Errno::INVAL.into());
     }
-    let target = cx.process.thread(tid).filter(|_| pid == cx.process.identity.pid).ok_or(Errno::SRCH)?;
+    let target = cx.process.thread(tid).filter(|_| cx.process.has_pid(pid)).ok_or(Errno::SRCH)?;
     if number == libc::SIGKILL {
         cx.process.exit(ExitStatus::Signal(libc::SIGKILL));
     } else if number != 0 {

@@ -152,6 +152,8 @@ pub struct Process {
     executing: Mutex<()>,
     threads: Mutex<BTreeMap<i32, Arc<Thread>>>,
     next_tid: AtomicI32,
+    /// What getpid answers.
+    pid: AtomicI32,
     state: Mutex<RunState>,
     changed: Condvar,
 }
@@ -205,6 +207,7 @@ impl Process {
             clock: parts.clock,
             limits: parts.limits,
             next_tid: AtomicI32::new(parts.identity.pid),
+            pid: AtomicI32::new(parts.identity.pid),
             identity: parts.identity,
             memory_limit: parts.memory_limit,
             signals,
@@ -229,6 +232,23 @@ impl Process {
     pub fn refresh_vdso(&self) {
         let image = self.program.lock().vdso;
         self.vdso.refresh(&self.mm, &self.clock, image);
+    }
+
+    /// What getpid answers: [`Identity::pid`], and another number after each restore. A restored process is a copy, as a
+    /// forked one is, and libraries with a random generator of their own (OpenSSL's) look at this number alone to see it:
+    /// with the old one, two instances of a snapshot would draw the same keys.
+    pub fn pid(&self) -> i32 {
+        self.pid.load(Ordering::SeqCst)
+    }
+
+    /// Whether `pid` means this process: the id that it has, or the one that it began with, which it may have kept.
+    pub fn has_pid(&self, pid: i32) -> bool {
+        pid == self.identity.pid || pid == self.pid()
+    }
+
+    /// Gives a restored process its new id; call it after [`Process::set_next_tid`].
+    pub(super) fn renew_pid(&self) {
+        self.pid.store(self.new_tid(), Ordering::SeqCst);
     }
 
     /// A thread id that was never given out; the first is the process id.

@@ -161,6 +161,7 @@ impl Revival {
             saved.program,
         );
         process.set_next_tid(saved.next_tid);
+        process.renew_pid();
         let threads: Vec<RestoredThread> = saved.threads.into_iter().map(Thread::restore).collect();
         for (thread, _) in &threads {
             process.add_thread(thread).map_err(refused)?;

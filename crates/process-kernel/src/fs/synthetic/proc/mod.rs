@@ -60,7 +60,7 @@ impl Proc {
     fn subject<'a>(&self, path: &'a Names<'a>) -> Option<Subject<'a>> {
         let Some((first, rest)) = path.split_first() else { return Some(Subject::System) };
         let Some(pid) = number::<i32>(first) else { return Some(Subject::System) };
-        let process = self.process.get().ok().filter(|process| process.identity.pid == pid)?;
+        let process = self.process.get().ok().filter(|process| process.has_pid(pid))?;
         match rest {
             [b"task", tid, rest @ ..] => {
                 let thread = process.thread(number(tid)?)?;
