@@ -58,6 +58,13 @@ def test_the_command_line_sees_what_clients_made(node, client, create):
     create("both")
     shown = json.loads(node.faasnap("function", "show", "both", "--json"))
     assert shown["config"]["handler"] == "app.handler"
+    # By way of the node's socket: the instance is the node's, and warm by then.
+    client.invoke(FunctionName="both")
+    answer = json.loads(node.faasnap("invoke", "both", "--payload", '{"b": 2}'))
+    assert answer["event"] == {"b": 2}
+    metrics = raw(node, "GET", "/_/metrics")[2].decode()
+    assert re.search(r'faasnap_invocations_total\{[^}]*function="both"[^}]*\} 2', metrics), metrics
+    assert "START RequestId" in node.faasnap("logs", "both")
     node.faasnap("function", "rm", "both")
     assert refused(client.invoke, FunctionName="both")[2] == 404
 

@@ -11,6 +11,7 @@ use crate::functions::check_revision;
 use crate::node::Node;
 use crate::reading::with_next;
 use crate::request::{ApiRequest, Target};
+use crate::settings::description;
 
 const ALIAS_PATTERN: &str = "(?!^[0-9]+$)([a-zA-Z0-9-_]+)";
 const VERSION_PATTERN: &str = r"(\$LATEST|[0-9]+)";
@@ -107,7 +108,7 @@ impl Node {
         let alias = Alias {
             name,
             version,
-            description: body.description.unwrap_or_default(),
+            description: description(body.description.as_deref().unwrap_or_default())?,
             routing,
             revision_id: uuid::Uuid::new_v4().to_string(),
         };
@@ -148,12 +149,13 @@ impl Node {
             Some(routing) => self.routing(&target, main, Some(routing)).map_err(failed)?,
             None => before.routing,
         };
+        let text = body.description.as_deref().map(description).transpose()?;
         let changed = self.store.registry().update_alias(&target.name, name, |alias| {
             check_revision(body.revision_id.as_deref(), &alias.revision_id)?;
             alias.version = main;
             alias.routing = routing;
-            if let Some(description) = body.description {
-                alias.description = description;
+            if let Some(text) = text {
+                alias.description = text;
             }
             Ok::<_, Failed>(())
         });

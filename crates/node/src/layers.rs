@@ -11,6 +11,7 @@ use crate::configuration::timestamp;
 use crate::node::Node;
 use crate::reading::with_next;
 use crate::request::ApiRequest;
+use crate::settings::description;
 
 const LAYER_PATTERN: &str =
     r"(arn:[a-zA-Z0-9-]+:lambda:[a-zA-Z0-9-]+:\d{12}:layer:[a-zA-Z0-9-_]+)|[a-zA-Z0-9-_]+";
@@ -63,7 +64,7 @@ impl Node {
             .ok_or_else(|| LambdaError::invalid("Please provide a source for layer content."))?;
         let new = NewLayerVersion {
             name,
-            description: body.description.unwrap_or_default(),
+            description: description(body.description.as_deref().unwrap_or_default())?,
             license: body.license_info,
             runtimes: body.compatible_runtimes.unwrap_or_default(),
             architectures: body.compatible_architectures.unwrap_or_default(),

@@ -249,7 +249,8 @@ fn role(role: &str) -> Result<String, LambdaError> {
     fits().ok_or_else(|| validation::pattern_error(role, "role", ROLE_PATTERN))
 }
 
-fn description(text: &str) -> Result<String, LambdaError> {
+/// A text for people, within AWS's bound.
+pub(crate) fn description(text: &str) -> Result<String, LambdaError> {
     if text.chars().count() > 256 {
         Err(validation::length_error(text, "description", 256))
     } else {

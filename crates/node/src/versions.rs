@@ -7,13 +7,15 @@ use crate::answer::{Answer, Failed};
 use crate::functions::{check_revision, latest_only};
 use crate::node::Node;
 use crate::request::{ApiRequest, Target};
+use crate::settings::description;
 
 impl Node {
     pub(crate) fn publish_version(&self, request: &ApiRequest) -> Result<Answer, LambdaError> {
         let body: PublishVersionRequest = parse(&request.body)?;
         let target = request.target(self)?;
         latest_only(&target)?;
-        self.publish_answer(&target, Some(&body), body.description.as_deref())
+        let description = body.description.as_deref().map(description).transpose()?;
+        self.publish_answer(&target, Some(&body), description.as_deref())
     }
 
     /// Publishes and answers with the version's configuration.

@@ -68,6 +68,9 @@ fn payload(text: &str) -> Result<Payload, String> {
 The function's answer goes to standard output, its log to standard error. Exit status 0, or 1 with the function's
 error as JSON on standard output.
 
+A node that serves this home (`faasnap serve`) answers, from a warm instance if it has one; with an option that says how
+the answer is to come about or what is to be shown of it, the function runs in an instance of this command's own.
+
 Examples:
   faasnap invoke hello
   faasnap invoke hello --payload '{\"name\": \"world\"}'
@@ -129,6 +132,20 @@ pub(crate) struct InvokeArguments {
     /// Print answer, figures and timeline as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+impl InvokeArguments {
+    /// Whether nothing was said about how the answer is to come about or what is to be measured: a node that serves the
+    /// home may answer then.
+    pub(crate) fn leaves_the_way_open(&self) -> bool {
+        self.from.is_none()
+            && self.strategy.is_none()
+            && self.without.is_empty()
+            && self.random_access.is_none()
+            && self.repeat == 1
+            && self.restores.is_none()
+            && !(self.record || self.no_record || self.verify_memory || self.timeline || self.json)
+    }
 }
 
 #[cfg(test)]

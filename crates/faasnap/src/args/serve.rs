@@ -55,6 +55,10 @@ pub(crate) struct ServeArguments {
     /// Invocations that may run at once
     #[arg(long, value_name = "NUMBER", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: u32,
+    /// How much the home may take on disk, in MB; snapshots go first, the longest unused one before the others [default: no
+    /// limit]
+    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) disk_quota: Option<u64>,
     /// Take snapshots only where SnapStart asks for them
     #[arg(long)]
     pub(crate) no_automatic_snapshots: bool,

@@ -46,6 +46,11 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
     if let Some(times) = arguments.restores {
         return super::restores::run(store, arguments, times, &payload);
     }
+    if arguments.leaves_the_way_open()
+        && let Some(node) = super::through_node::connect(store)
+    {
+        return super::through_node::invoke(node, &arguments.name, &payload, arguments.log);
+    }
     let timeline = Timeline::start();
     // It makes its machine while the function's files are opened here.
     let worker = SpareWorker::start()?;

@@ -13,6 +13,7 @@ mod runtime;
 mod serve;
 mod snapshot;
 mod snapshot_create;
+mod through_node;
 mod worker;
 
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use function_log::{FunctionLogs, LogSettings};
 use instance_pool::policy::Policy;
 use instance_pool::{Deployed, LogReceiver, LogStream, Pool, PoolSettings};
 use node::{Credentials, Node, NodeSettings, Server};
-use store::Store;
+use store::{Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -63,6 +63,10 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
         },
         concurrency: arguments.concurrency,
         automatic_snapshots: !arguments.no_automatic_snapshots,
+        retention: Retention {
+            quota: arguments.disk_quota.map(|megabytes| megabytes << 20),
+            ..Retention::default()
+        },
         ..PoolSettings::default()
     };
     // A socket's path may have 107 bytes and a home's any number: the way there leads over a descriptor.
