@@ -315,6 +315,10 @@ impl Core {
                 })),
             }
         }
+        // A version without instances holds no files: its next call brings them again.
+        for key in state.fleet.take_emptied() {
+            state.deployed.remove(&key);
+        }
     }
 
     /// Ends what has been idle for too long, and starts what is to be ready ahead.

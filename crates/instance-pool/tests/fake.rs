@@ -4,6 +4,7 @@
 
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use instance_pool::policy::{Keep, Policy};
@@ -310,6 +311,10 @@ fn ends() {
         world.invoke(&function, "answer").await.unwrap();
         world.pool.retire(function.name(), None);
         world.until(|statistics| statistics.instances == Census::default()).await;
+        // Nothing of the pool holds its files any more.
+        while Arc::strong_count(&function) > 1 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
         let running = world.invoke(&function, "sleep:200");
         world.until(|statistics| statistics.running == 1).await;
         world.pool.shut_down().await;

@@ -64,6 +64,11 @@ impl<J> Group<J> {
         self.queue.is_empty() && self.idle.is_empty() && self.starting == 0 && self.busy == 0
     }
 
+    /// Whether there is neither an instance nor a job nor a plan for one.
+    pub fn has_nothing_left(&self) -> bool {
+        self.is_empty() && !matches!(self.ahead, Ahead::Planned { .. })
+    }
+
     /// Whether nothing runs, waits or starts.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.starting == 0 && self.busy == 0

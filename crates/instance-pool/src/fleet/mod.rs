@@ -105,6 +105,8 @@ pub(crate) struct Fleet<J> {
     starting_bytes: u64,
     /// Idle instances that were ended to make room.
     evicted: u64,
+    /// Versions that have come to have nothing left, neither an instance nor a job nor a plan.
+    emptied: Vec<Key>,
 }
 
 impl<J> Fleet<J> {
@@ -118,6 +120,7 @@ impl<J> Fleet<J> {
             bytes: 0,
             starting_bytes: 0,
             evicted: 0,
+            emptied: Vec::new(),
         }
     }
 
@@ -265,6 +268,8 @@ impl<J> Fleet<J> {
             // A guess is no reason to end anybody.
             if self.free(room) >= bytes {
                 actions.push(self.start(&key, true));
+            } else {
+                self.tidy(&key);
             }
         }
         actions
@@ -288,6 +293,7 @@ impl<J> Fleet<J> {
         let (mut idle, mut keys) = (Vec::new(), Vec::new());
         for (key, group) in self.groups.iter_mut().filter(|(key, _)| matches(key)) {
             group.retired = true;
+            group.ahead = Ahead::No;
             idle.extend(group.idle.iter().copied());
             keys.push(key.clone());
         }
@@ -471,10 +477,19 @@ impl<J> Fleet<J> {
         actions
     }
 
-    /// Forgets a version that is retired and has nothing left.
+    /// Takes note of a version that has nothing left, and forgets it when it is retired.
     fn tidy(&mut self, key: &Key) {
-        if self.groups.get(key).is_some_and(|group| group.retired && group.is_empty()) {
+        let Some(group) = self.groups.get(key).filter(|group| group.has_nothing_left()) else { return };
+        if group.retired {
             self.groups.remove(key);
         }
+        self.emptied.push(key.clone());
+    }
+
+    /// The versions that have come to have nothing left since the last call, and still have nothing.
+    pub fn take_emptied(&mut self) -> Vec<Key> {
+        let mut emptied = std::mem::take(&mut self.emptied);
+        emptied.retain(|key| self.groups.get(key).is_none_or(Group::has_nothing_left));
+        emptied
     }
 }
