@@ -43,6 +43,11 @@ enum What {
     Test(&'static str, &'static str),
 }
 
+/// How often the emulated host is booted at most. Its kernel panics now and then ("corrupted stack end detected inside
+/// scheduler", with several vCPUs at work; seen with QEMU 7.2): a program at CPL3 behind nested paging can't do that, QEMU's
+/// emulation of both can. The steps that had not ended run again then; a step that *fails* is never repeated.
+const BOOTS: u32 = 3;
+
 /// Those of the functions' tests that use the virtual machine most; one at a time, since a function's init has ten
 /// seconds by the clock.
 const FUNCTIONS: &str = "--test-threads 1 hello rust_and_shell two_instances snap_start recorded raised";
@@ -90,18 +95,27 @@ pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
     let folder = target().join("rig");
     let kernel = debian::kernel(&folder)?;
     let initrd = machine::initramfs(&folder, &kernel)?;
-    let disk = disk::make(&folder, prepared, &kernel, &steps)?;
-    eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
-    let report = machine::run(&kernel, &initrd, &disk, &folder.join("log"), LIMIT)?;
-    eprint!("{report}");
-    if report.is_good(steps.len()) {
-        Ok(())
-    } else {
-        bail!(
-            "hardware KVM: not every step succeeded inside the rig; the log above is in {}",
-            folder.join("log").display()
-        )
+    let mut rest = &steps[..];
+    for boot in 1.. {
+        let disk = disk::make(&folder, prepared, &kernel, rest)?;
+        eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
+        let report = machine::run(&kernel, &initrd, &disk, &folder.join("log"), LIMIT)?;
+        eprint!("{report}");
+        match report.host_died_after() {
+            _ if report.is_good(rest.len()) => break,
+            Some(ended) if boot < BOOTS => {
+                eprintln!(
+                    "the rig: the emulated host itself ended, no step failed; it boots again for the others"
+                );
+                rest = rest.get(ended..).unwrap_or_default();
+            }
+            _ => bail!(
+                "hardware KVM: not every step succeeded inside the rig; the log above is in {}",
+                folder.join("log").display()
+            ),
+        }
     }
+    Ok(())
 }
 
 fn choose(names: &[String]) -> Result<Vec<Step>> {

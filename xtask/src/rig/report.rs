@@ -41,6 +41,13 @@ impl Report {
         Ok(())
     }
 
+    /// How many steps came to their end before the emulated host itself did, when none of them failed. `None`: the host ran
+    /// to its end, or a step failed.
+    pub fn host_died_after(&self) -> Option<usize> {
+        let failed = self.ended.iter().any(|ended| ended.status != 0);
+        (!self.done && !failed).then_some(self.ended.len())
+    }
+
     /// Whether `steps` steps ran and all ended well.
     pub fn is_good(&self, steps: usize) -> bool {
         self.done && self.ended.len() == steps && self.ended.iter().all(|ended| ended.status == 0)
@@ -89,6 +96,9 @@ mod tests {
         assert!(!failed.is_good(1) && failed.to_string().contains("FAILED with status 101"));
         let (dead, shown) = report("rig: start a\nKernel panic\n");
         assert!(!dead.is_good(1) && dead.to_string().contains("ended while it ran"));
+        assert_eq!((dead.host_died_after(), failed.host_died_after()), (Some(0), None));
+        assert_eq!(report("rig: end a 0 1\nrig: start b\n").0.host_died_after(), Some(1));
+        assert_eq!(report("rig: end a 1 1\nrig: start b\n").0.host_died_after(), None);
         assert!(shown.contains("Kernel panic"));
         assert!(report("boot\n").0.to_string().contains("before its last step"));
     }
