@@ -5,7 +5,8 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use pages::{PageCount, PageIndex};
+use pages::{PageCount, PageIndex, PageRange};
+use restore::{Access, Backing, GuestLayout, Region};
 use serde_json::Value;
 use snapshot::{MachineIdentity, SectionKind, SnapshotBuilder, SnapshotError};
 use store::{FunctionName, Store};
@@ -54,6 +55,12 @@ impl Home {
         let file_name = path.file_name().unwrap().to_str().unwrap();
         let mut builder = SnapshotBuilder::begin(path.parent().unwrap(), file_name, machine).unwrap();
         builder.section(SectionKind::named("vcpus"), 3, b"registers").unwrap();
+        let region = Region {
+            range: PageRange::new(PageIndex(0), PageCount(10)),
+            backing: Backing::Memory,
+            access: Access::ReadWrite,
+        };
+        GuestLayout::new(PageCount(10), vec![region]).unwrap().add_to(&mut builder).unwrap();
         builder
             .memory(PageCount(10), |sink| -> Result<(), SnapshotError> {
                 sink.write(PageIndex(2), &[7; 4096])?;

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How groups of workers are called, before a number.
 const PREFIX: &str = "faasnap-worker-";
+/// Between that and a number: made only to see whether it can be made.
+const PROBE: &str = "probe-";
 /// The group that a node itself moves to under version 2, where a group with children has no processes.
 const NODE: &str = "faasnap-node";
 const CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
@@ -108,7 +110,7 @@ impl Cgroups {
     fn try_out(&self) -> io::Result<()> {
         match self {
             Self::Version1 { folders } => folders.iter().try_for_each(|folder| {
-                let probe = folder.join(format!("{PREFIX}probe-{}", std::process::id()));
+                let probe = folder.join(format!("{PREFIX}{PROBE}{}", std::process::id()));
                 fs::create_dir(&probe).and_then(|()| fs::remove_dir(&probe))
             }),
             Self::Version2 { folder } => delegate(folder),
@@ -124,11 +126,14 @@ impl Cgroups {
         }
     }
 
-    /// Removes the groups of workers that are gone: a node that was killed leaves them behind.
+    /// Removes the groups of workers whose node is gone: one that was killed leaves them behind. Those of a node that lives
+    /// are its own, also while they are new and still empty.
     fn sweep(&self) {
         for entry in self.folders().iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten()
         {
-            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let name = entry.file_name();
+            let node = node_of(&name.to_string_lossy());
+            if node.is_some_and(|node| !Path::new(&format!("/proc/{node}")).exists()) {
                 // One that is in use can't be removed.
                 let _ = fs::remove_dir(entry.path());
             }
@@ -153,6 +158,13 @@ impl Cgroups {
         group.limit(ResourceLimits { memory: SPARE_BYTES, cpus: 1 })?;
         Ok(Some(group))
     }
+}
+
+/// The process that made the group of a worker, or tried whether it can make one, by the group's name.
+fn node_of(group: &str) -> Option<u32> {
+    let name = group.strip_prefix(PREFIX)?;
+    let node = name.strip_prefix(PROBE).or_else(|| name.split('-').next())?;
+    node.parse().ok()
 }
 
 /// Makes a version 2 group able to have groups with controllers: its processes, which must be this one alone, move into one.
@@ -235,7 +247,7 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
 impl Drop for Group {
     fn drop(&mut self) {
         for folder in &self.folders {
-            // A group whose process is still ending is swept up by the next start.
+            // A group whose process is still ending is swept up by a start after this node's end.
             let _ = fs::remove_dir(folder);
         }
     }
@@ -244,6 +256,13 @@ impl Drop for Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_group_s_name_tells_who_made_it() {
+        assert_eq!(node_of("faasnap-worker-12-3"), Some(12));
+        assert_eq!(node_of("faasnap-worker-probe-7"), Some(7));
+        assert_eq!((node_of("faasnap-worker-x"), node_of("other-1-2")), (None, None));
+    }
 
     #[test]
     fn version_1_has_a_folder_for_each_controller() {
