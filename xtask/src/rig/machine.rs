@@ -45,7 +45,8 @@ pub(super) fn run(
     limit: Duration,
 ) -> Result<Report> {
     let mut qemu = command("timeout", &["--foreground", "--kill-after=5", &limit.as_secs().to_string()]);
-    qemu.args(["nice", "-n", "10", "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max,-la57"]);
+    // One thread for both CPUs: with one for each, emulated kernels panicked or fell silent now and then (QEMU 7.2).
+    qemu.args(["nice", "-n", "10", "qemu-system-x86_64", "-accel", "tcg,thread=single", "-cpu", "max,-la57"]);
     qemu.args(["-m", MEMORY, "-smp", "2", "-M", "q35", "-no-reboot", "-nodefaults"]);
     qemu.args(["-display", "none", "-serial", "stdio"]);
     // What is on the disk is made anew each time: a crash of the real machine may lose it.
