@@ -52,10 +52,10 @@ pub(super) fn parse(text: &str) -> Result<Timeline> {
     report.timeline.context("the report has no timeline")
 }
 
-/// The time from the request to the complete answer; the teardown comes after it.
+/// The time from the request to the complete answer; the teardown comes after it. A warm call's timeline has only its return.
 fn total_ns(timeline: &Timeline) -> u64 {
-    let answered = timeline.phases.iter().rev().find(|phase| phase.phase == "answered");
-    answered.map_or(0, |phase| phase.end_ns)
+    let end = |name: &str| timeline.phases.iter().rev().find(|phase| phase.phase == name);
+    end("returned").or_else(|| end("answered")).map_or(0, |phase| phase.end_ns)
 }
 
 /// Medians of every way, then the phases of the repeat whose total is the median one.
