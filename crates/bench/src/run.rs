@@ -161,22 +161,35 @@ impl Run {
         Ok(())
     }
 
-    /// Requests that `turns` make for each function, and those that were measured.
-    pub fn count<'a>(
-        &self,
-        turns: impl Fn(&'a Subject) -> Vec<Turn<'a>>,
-        subjects: &'a [Subject],
-    ) -> (u64, u64) {
+    /// Requests that `turns` make for all of `subjects`, and those that were measured.
+    pub fn count(&self, turns: &[Turn<'_>], subjects: &[Subject]) -> (u64, u64) {
         let (mut total, mut done) = (0, 0);
         for subject in subjects {
-            for turn in turns(subject) {
+            for turn in turns {
                 for repeat in 1..=self.repeats.min(turn.at_most) {
                     total += 1;
-                    done += u64::from(self.journal.has(&key(subject, &turn, repeat)));
+                    done += u64::from(self.journal.has(&key(subject, turn, repeat)));
                 }
             }
         }
         (total, done)
+    }
+
+    /// Goes through `turns` with each of `subjects`, on a snapshot of its own; `started` is told of every worker.
+    pub fn compare(
+        &mut self,
+        subjects: &[Subject],
+        turns: &[Turn<'_>],
+        progress: &Progress,
+        started: impl Fn(u32) -> Result<(), BenchError>,
+    ) -> Result<(), BenchError> {
+        for subject in subjects {
+            progress.begin(&format!("{}: snapshot, recordings, {} ways", subject.name, turns.len()));
+            let snapshot = BenchSnapshot::make(&self.snapshots(), subject, &started)?;
+            self.describe(subject, &snapshot)?;
+            self.rounds(subject, &snapshot, turns, progress, &started)?;
+        }
+        Ok(())
     }
 
     /// Goes through the turns of a function in rounds, each in an order of its own; a round that is not counted comes first.

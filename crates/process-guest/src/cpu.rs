@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use guest_memory::GuestMemory;
-use machine::{Exit, Kicker, MachineError, Vcpu, Vm, kvm_msr_entry, kvm_sregs};
+use machine::{Exit, Kicker, MachineError, Vcpu, Vm, kvm_msr_entry, kvm_regs, kvm_sregs};
 use pages::{GuestPhysical, PageIndex};
 use process_kernel::mm::layout;
 use process_kernel::task::{CpuState, Fpu, Registers};
@@ -231,48 +231,38 @@ fn area_size(features: u64) -> usize {
         .min(4096)
 }
 
-fn store(from: &Registers, to: &mut machine::kvm_regs) {
-    *to = machine::kvm_regs {
-        rax: from.rax,
-        rbx: from.rbx,
-        rcx: from.rcx,
-        rdx: from.rdx,
-        rsi: from.rsi,
-        rdi: from.rdi,
-        rsp: from.rsp,
-        rbp: from.rbp,
-        r8: from.r8,
-        r9: from.r9,
-        r10: from.r10,
-        r11: from.r11,
-        r12: from.r12,
-        r13: from.r13,
-        r14: from.r14,
-        r15: from.r15,
-        rip: from.rip,
-        rflags: from.rflags | 2,
+/// A register set of one type from one of the other: both name the registers alike.
+macro_rules! registers {
+    ($type:ident, $from:expr) => {
+        $type {
+            rax: $from.rax,
+            rbx: $from.rbx,
+            rcx: $from.rcx,
+            rdx: $from.rdx,
+            rsi: $from.rsi,
+            rdi: $from.rdi,
+            rsp: $from.rsp,
+            rbp: $from.rbp,
+            r8: $from.r8,
+            r9: $from.r9,
+            r10: $from.r10,
+            r11: $from.r11,
+            r12: $from.r12,
+            r13: $from.r13,
+            r14: $from.r14,
+            r15: $from.r15,
+            rip: $from.rip,
+            rflags: $from.rflags,
+        }
     };
 }
 
-fn load(from: &machine::kvm_regs) -> Registers {
-    Registers {
-        rax: from.rax,
-        rbx: from.rbx,
-        rcx: from.rcx,
-        rdx: from.rdx,
-        rsi: from.rsi,
-        rdi: from.rdi,
-        rsp: from.rsp,
-        rbp: from.rbp,
-        r8: from.r8,
-        r9: from.r9,
-        r10: from.r10,
-        r11: from.r11,
-        r12: from.r12,
-        r13: from.r13,
-        r14: from.r14,
-        r15: from.r15,
-        rip: from.rip,
-        rflags: from.rflags,
-    }
+fn store(from: &Registers, to: &mut kvm_regs) {
+    *to = registers!(kvm_regs, from);
+    // Bit 1 is always set (Intel SDM vol. 1, 3.4.3).
+    to.rflags |= 2;
+}
+
+fn load(from: &kvm_regs) -> Registers {
+    registers!(Registers, from)
 }

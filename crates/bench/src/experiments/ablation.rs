@@ -4,12 +4,10 @@ use restore::{RestoreStrategy, Technique};
 use store::Store;
 
 use super::modes::QUICK;
-use crate::catalogue::Subject;
 use crate::error::BenchError;
 use crate::mode::{How, Mode};
 use crate::progress::Progress;
 use crate::run::{BenchOptions, Run, Turn, Way};
-use crate::snapshots::BenchSnapshot;
 
 /// How a run without a technique is called.
 pub(crate) fn name(technique: Technique) -> String {
@@ -23,20 +21,16 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         return Ok(run);
     }
     let subjects = std::mem::take(&mut run.subjects);
-    let (total, done) = run.count(turns, &subjects);
+    let turns = turns();
+    let (total, done) = run.count(&turns, &subjects);
     let progress = Progress::new(total, done);
-    for subject in &subjects {
-        progress.begin(&format!("{}: {} techniques", subject.name, Technique::ALL.len()));
-        let snapshot = BenchSnapshot::make(&run.snapshots(), subject, |_| Ok(()))?;
-        run.describe(subject, &snapshot)?;
-        run.rounds(subject, &snapshot, &turns(subject), &progress, |_| Ok(()))?;
-    }
+    run.compare(&subjects, &turns, &progress, |_| Ok(()))?;
     run.subjects = subjects;
     run.end(&progress)?;
     Ok(run)
 }
 
-fn turns(_: &Subject) -> Vec<Turn<'_>> {
+fn turns() -> Vec<Turn<'static>> {
     let turn = |mode: String, way| Turn { mode, input: "b", at_most: u32::MAX, way };
     let whole = [Mode::Warm, Mode::FaaSnap]
         .map(|mode| turn(mode.name().to_owned(), mode.how().map_or(Way::Warm, Way::Restored)));

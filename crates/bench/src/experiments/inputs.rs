@@ -2,12 +2,10 @@
 
 use store::Store;
 
-use crate::catalogue::Subject;
 use crate::error::BenchError;
 use crate::mode::Mode;
 use crate::progress::Progress;
 use crate::run::{BenchOptions, Run, Turn, Way};
-use crate::snapshots::BenchSnapshot;
 
 /// Sizes relative to the recorded input; `1x` has other content.
 pub(crate) const LABELS: [&str; 5] = ["0.25x", "0.5x", "1x", "2x", "4x"];
@@ -24,23 +22,19 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
     let (subjects, others): (Vec<_>, Vec<_>) = std::mem::take(&mut run.subjects)
         .into_iter()
         .partition(|subject| LABELS.iter().all(|label| subject.input(label).is_some()));
-    let (total, done) = run.count(turns, &subjects);
+    let turns = turns();
+    let (total, done) = run.count(&turns, &subjects);
     let progress = Progress::new(total, done);
     for subject in &others {
         run.leave_out(subject.name.as_str(), "its input has no size".to_owned(), &progress)?;
     }
-    for subject in &subjects {
-        progress.begin(&format!("{}: {} sizes of its input", subject.name, LABELS.len()));
-        let snapshot = BenchSnapshot::make(&run.snapshots(), subject, |_| Ok(()))?;
-        run.describe(subject, &snapshot)?;
-        run.rounds(subject, &snapshot, &turns(subject), &progress, |_| Ok(()))?;
-    }
+    run.compare(&subjects, &turns, &progress, |_| Ok(()))?;
     run.subjects = subjects;
     run.end(&progress)?;
     Ok(run)
 }
 
-fn turns(_: &Subject) -> Vec<Turn<'_>> {
+fn turns() -> Vec<Turn<'static>> {
     let each = MODES.iter().flat_map(|mode| LABELS.iter().map(move |label| (*mode, *label)));
     each.map(|(mode, input)| Turn {
         mode: mode.name().to_owned(),

@@ -4,7 +4,6 @@ use store::Store;
 
 use super::burst::{self, Snapshots};
 use crate::bandwidth;
-use crate::catalogue::Subject;
 use crate::error::BenchError;
 use crate::mode::Mode;
 use crate::progress::Progress;
@@ -44,9 +43,8 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         left_out.push((Mode::Process, reason.clone()));
         left_out.push((Mode::ForkServer, reason));
     }
-    let quick = run.quick;
-    let turns = |_: &Subject| turns(&modes, quick);
-    let (total, done) = run.count(turns, &subjects);
+    let turns = turns(&modes, run.quick);
+    let (total, done) = run.count(&turns, &subjects);
     let progress = Progress::new(total, done);
     for (mode, reason) in left_out {
         run.leave_out(mode.name(), reason, &progress)?;
@@ -61,7 +59,7 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         run.count_touched(subject, &snapshot, "b")?;
         run.keep_picture(subject, &snapshot)?;
         progress.begin(&format!("{}: {} ways", subject.name, modes.len()));
-        run.rounds(subject, &snapshot, &turns(subject), &progress, |_| Ok(()))?;
+        run.rounds(subject, &snapshot, &turns, &progress, |_| Ok(()))?;
         if !run.quick && BURSTS.contains(&subject.name.as_str()) {
             let same = [BenchSnapshot { folder: snapshot.folder.clone() }];
             burst::bursts(&mut run, subject, &same, &BURST_MODES, Snapshots::Same, 64, &progress)?;

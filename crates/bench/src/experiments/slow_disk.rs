@@ -2,12 +2,10 @@
 
 use store::Store;
 
-use crate::catalogue::Subject;
 use crate::error::BenchError;
 use crate::mode::Mode;
 use crate::progress::Progress;
 use crate::run::{BenchOptions, Run, Turn, Way};
-use crate::snapshots::BenchSnapshot;
 use crate::throttle::{ReadLimits, Throttle};
 
 /// What a general-purpose network volume gives by default: 125 MiB/s and 3,000 reads a second (AWS EBS gp3).
@@ -32,7 +30,8 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
     }
     let throttle = Throttle::new(&run.folder, LIMITS)?;
     let subjects = std::mem::take(&mut run.subjects);
-    let (total, done) = run.count(turns, &subjects);
+    let turns = turns();
+    let (total, done) = run.count(&turns, &subjects);
     let progress = Progress::new(total, done);
     progress.note(&format!(
         "workers read at most {} MiB and {} times a second, by {}",
@@ -40,20 +39,14 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         LIMITS.reads_per_second,
         throttle.means
     ));
-    for subject in &subjects {
-        progress.begin(&format!("{}: snapshot, recordings, {} ways", subject.name, MODES.len()));
-        // The recording is made on the slow disk too: it decides where the loading set is read from.
-        let limited = |process| throttle.add(process);
-        let snapshot = BenchSnapshot::make(&run.snapshots(), subject, limited)?;
-        run.describe(subject, &snapshot)?;
-        run.rounds(subject, &snapshot, &turns(subject), &progress, limited)?;
-    }
+    // The recording is made on the slow disk too: it decides where the loading set is read from.
+    run.compare(&subjects, &turns, &progress, |process| throttle.add(process))?;
     run.subjects = subjects;
     run.end(&progress)?;
     Ok(run)
 }
 
-fn turns(_: &Subject) -> Vec<Turn<'_>> {
+fn turns() -> Vec<Turn<'static>> {
     let turn = |mode: &Mode| Turn {
         mode: mode.name().to_owned(),
         input: "b",

@@ -1,13 +1,10 @@
 //! Bars in panels, one panel for each function with a scale of its own.
 
+use super::panels::Grid;
 use super::svg::{Anchor, FAINT, INK, Svg, short, ticks};
 
 const PANEL_WIDTH: f64 = 205.0;
 const PANEL_HEIGHT: f64 = 128.0;
-/// Room for the numbers at an axis, and between panels.
-const LEFT: f64 = 40.0;
-const GAP: f64 = 18.0;
-const MARGIN: f64 = 14.0;
 
 /// Part of a bar.
 #[derive(Clone, PartialEq, Debug)]
@@ -62,26 +59,22 @@ pub(crate) struct BarFigure {
 
 impl BarFigure {
     pub fn svg(&self) -> String {
-        let columns = self.columns.min(self.panels.len()).max(1);
-        let rows = self.panels.len().div_ceil(columns);
-        let step = (LEFT + PANEL_WIDTH + GAP, PANEL_HEIGHT + self.label_room + 34.0);
-        let width = 2.0 * MARGIN + step.0 * columns as f64 - GAP;
-        let mut sized = Svg::new(width, 0.0);
-        let legend = sized.legend(MARGIN, 0.0, width - MARGIN, &self.legend);
-        let top = 40.0 + legend;
-        let mut svg = Svg::new(width, top + step.1 * rows as f64 + 4.0);
-        svg.bold((MARGIN, 20.0), 13.0, Anchor::Start, &self.title);
-        svg.text((width - MARGIN, 20.0), 10.0, Anchor::End, &self.unit);
-        svg.legend(MARGIN, 40.0, width - MARGIN, &self.legend);
-        for (index, panel) in self.panels.iter().enumerate() {
-            let x = MARGIN + LEFT + step.0 * (index % columns) as f64;
-            let y = top + 18.0 + step.1 * (index / columns) as f64;
-            self.panel(&mut svg, panel, x, y);
-        }
-        svg.finish()
+        let grid = Grid {
+            title: &self.title,
+            unit: &self.unit,
+            legend: &self.legend,
+            columns: self.columns,
+            panel: (PANEL_WIDTH, PANEL_HEIGHT),
+            left: 40.0,
+            gap: 18.0,
+            below: self.label_room + 34.0,
+        };
+        grid.svg(&self.panels, BarPanel::draw)
     }
+}
 
-    fn panel(&self, svg: &mut Svg, panel: &BarPanel, x: f64, y: f64) {
+impl BarPanel {
+    fn draw(svg: &mut Svg, panel: &Self, (x, y): (f64, f64)) {
         let most = panel.bars.iter().map(Bar::top).fold(panel.line.unwrap_or(0.0), f64::max).max(1e-9) * 1.06;
         let bottom = y + PANEL_HEIGHT;
         let at = |value: f64| bottom - value / most * PANEL_HEIGHT;

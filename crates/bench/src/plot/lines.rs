@@ -1,12 +1,10 @@
 //! Lines over a number that doubles, in panels.
 
+use super::panels::Grid;
 use super::svg::{Anchor, FAINT, INK, Svg, short, ticks};
 
 const PANEL_WIDTH: f64 = 230.0;
 const PANEL_HEIGHT: f64 = 150.0;
-const LEFT: f64 = 44.0;
-const GAP: f64 = 22.0;
-const MARGIN: f64 = 14.0;
 
 /// A line.
 #[derive(Clone, PartialEq, Debug)]
@@ -78,25 +76,20 @@ impl Scale {
 
 impl LineFigure {
     pub fn svg(&self) -> String {
-        let columns = self.columns.min(self.panels.len()).max(1);
-        let rows = self.panels.len().div_ceil(columns);
-        let step = (LEFT + PANEL_WIDTH + GAP, PANEL_HEIGHT + 62.0);
-        let width = 2.0 * MARGIN + step.0 * columns as f64 - GAP;
-        let mut sized = Svg::new(width, 0.0);
-        let top = 40.0 + sized.legend(MARGIN, 0.0, width - MARGIN, &self.legend);
-        let mut svg = Svg::new(width, top + step.1 * rows as f64 + 2.0);
-        svg.bold((MARGIN, 20.0), 13.0, Anchor::Start, &self.title);
-        svg.text((width - MARGIN, 20.0), 10.0, Anchor::End, &self.up);
-        svg.legend(MARGIN, 40.0, width - MARGIN, &self.legend);
-        for (index, panel) in self.panels.iter().enumerate() {
-            let x = MARGIN + LEFT + step.0 * (index % columns) as f64;
-            let y = top + 18.0 + step.1 * (index / columns) as f64;
-            self.panel(&mut svg, panel, x, y);
-        }
-        svg.finish()
+        let grid = Grid {
+            title: &self.title,
+            unit: &self.up,
+            legend: &self.legend,
+            columns: self.columns,
+            panel: (PANEL_WIDTH, PANEL_HEIGHT),
+            left: 44.0,
+            gap: 22.0,
+            below: 62.0,
+        };
+        grid.svg(&self.panels, |svg, panel, corner| self.panel(svg, panel, corner))
     }
 
-    fn panel(&self, svg: &mut Svg, panel: &LinePanel, x: f64, y: f64) {
+    fn panel(&self, svg: &mut Svg, panel: &LinePanel, (x, y): (f64, f64)) {
         let points = || panel.series.iter().flat_map(|series| series.points.iter().copied());
         let across = Scale::of(points().map(|point| point.0), self.logarithmic.0);
         let up = Scale::of(points().map(|point| point.1), self.logarithmic.1);

@@ -2,6 +2,7 @@
 
 mod bars;
 mod lines;
+mod panels;
 mod svg;
 
 use std::fs;

@@ -10,9 +10,9 @@ use store::{
     WhenPresent,
 };
 
-use super::{Outcome, verified};
+use super::{Outcome, sound, verified};
 use crate::args::{CreateFunction, FunctionCommand, OutputArguments, environment};
-use crate::output::{Table, bytes, count, print, print_json, report, time};
+use crate::output::{Table, bytes, count, print, print_json, time};
 
 pub(super) fn run(store: &Store, command: FunctionCommand) -> Result<Outcome> {
     match command {
@@ -63,17 +63,7 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
 }
 
 fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {
-    let mut good = Vec::new();
-    let mut outcome = Outcome::Good;
-    for (_, function) in store.functions()? {
-        match function {
-            Ok(function) => good.push(function),
-            Err(damaged) => {
-                report(&damaged.into());
-                outcome = Outcome::Negative;
-            }
-        }
-    }
+    let (good, outcome) = sound(store.functions()?);
     if output.json {
         print_json(&good)?;
     } else if good.is_empty() && std::io::stdout().is_terminal() {

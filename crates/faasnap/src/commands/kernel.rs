@@ -7,9 +7,9 @@ use anyhow::{Context, Result, bail};
 use linux_guest::{KernelImage, MODULES};
 use store::{Kernel, KernelModule, KernelOrigin, NewKernel, Package, Store, WhenPresent};
 
-use super::Outcome;
+use super::{Outcome, sound};
 use crate::args::{BuildKernel, ImportKernel, KernelCommand, OutputArguments, StoredKernel};
-use crate::output::{Table, bytes, count, note, print, print_json, report, time};
+use crate::output::{Table, bytes, count, note, print, print_json, time};
 use crate::progress::BuildProgress;
 
 pub(super) fn run(store: &Store, command: KernelCommand) -> Result<Outcome> {
@@ -95,13 +95,7 @@ fn modules_of(folder: &Path) -> Result<Vec<KernelModule>> {
 }
 
 fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {
-    let mut kernels = Vec::new();
-    for (_, kernel) in store.list_kernels()? {
-        match kernel {
-            Ok(kernel) => kernels.push(kernel),
-            Err(damaged) => report(&damaged.into()),
-        }
-    }
+    let (kernels, outcome) = sound(store.list_kernels()?);
     if output.json {
         print_json(&kernels)?;
     } else {
@@ -112,7 +106,7 @@ fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {
         }
         print(&table.text())?;
     }
-    Ok(Outcome::Good)
+    Ok(outcome)
 }
 
 fn show(kernel: &Kernel, output: &OutputArguments) -> Result<Outcome> {

@@ -19,10 +19,10 @@ mod worker;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use store::Store;
+use store::{Listing, Store};
 
 use crate::args::{Arguments, Command, GlobalArguments, GuestKind};
-use crate::output::note;
+use crate::output::{note, report};
 
 /// How a command that could be carried out ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,6 +33,22 @@ pub(crate) enum Outcome {
     Negative,
     /// A program ran to its end; its own status.
     Status(u8),
+}
+
+/// What a listing can show. Each entry that is damaged is reported, and makes the outcome negative.
+fn sound<Name, T>(listing: Listing<Name, T>) -> (Vec<T>, Outcome) {
+    let mut sound = Vec::new();
+    let mut outcome = Outcome::Good;
+    for (_, entry) in listing {
+        match entry {
+            Ok(entry) => sound.push(entry),
+            Err(damaged) => {
+                report(&damaged.into());
+                outcome = Outcome::Negative;
+            }
+        }
+    }
+    (sound, outcome)
 }
 
 /// Carries out a command.
@@ -83,7 +99,7 @@ fn verified(result: std::result::Result<(), store::StoreError>) -> Result<Outcom
     match result {
         Ok(()) => Ok(Outcome::Good),
         Err(changed @ store::StoreError::Changed { .. }) => {
-            crate::output::report(&changed.into());
+            report(&changed.into());
             Ok(Outcome::Negative)
         }
         Err(other) => Err(other.into()),

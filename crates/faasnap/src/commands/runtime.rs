@@ -7,7 +7,7 @@ use file_tree::{EntryPath, TreeLimits, TreeWriter, copy_folder, open_tar, unpack
 use runtime_builder::{Built, Recipe};
 use store::{Package, Runtime, RuntimeName, RuntimeOrigin, Store, StoreError, WhenPresent};
 
-use super::{Outcome, verified};
+use super::{Outcome, sound, verified};
 use crate::args::{BuildRuntime, ImportRuntime, OutputArguments, RuntimeCommand};
 use crate::output::{Table, bytes, count, print, print_json, report, time};
 use crate::progress::BuildProgress;
@@ -131,17 +131,7 @@ fn announce(runtime: &Runtime, state: &str, output: &OutputArguments) -> Result<
 }
 
 fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {
-    let mut good = Vec::new();
-    let mut outcome = Outcome::Good;
-    for (_, runtime) in store.list_runtimes()? {
-        match runtime {
-            Ok(runtime) => good.push(runtime),
-            Err(damaged) => {
-                report(&damaged.into());
-                outcome = Outcome::Negative;
-            }
-        }
-    }
+    let (good, outcome) = sound(store.list_runtimes()?);
     if output.json {
         print_json(&good)?;
     } else if good.is_empty() && std::io::stdout().is_terminal() {
