@@ -10,6 +10,7 @@ mod check;
 mod demo;
 mod examples;
 mod functions;
+mod kvm;
 mod needs;
 mod process;
 mod rig;
@@ -33,7 +34,21 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Install what is missing, build, make a runtime and a function, and show what was made
-    Demo,
+    ///
+    /// Where /dev/kvm can't be used it runs in the rig: QEMU's emulated host.
+    Demo {
+        /// Run it in the rig although this machine has /dev/kvm
+        #[arg(long)]
+        rig: bool,
+    },
+    /// The demo's measurements, in the rig, where nothing can be built
+    #[command(hide = true)]
+    MeasureDemo {
+        /// The executable
+        faasnap: PathBuf,
+        /// A home with the demo's function
+        home: PathBuf,
+    },
     /// Install what is missing, check everything, and run every test
     Test {
         /// Run only what runs on hardware KVM: in QEMU's emulated AMD host, with Debian's kernel
@@ -61,7 +76,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Demo => demo::run(),
+        Command::Demo { rig } => demo::run(rig),
+        Command::MeasureDemo { faasnap, home } => demo::measure(faasnap, home),
         Command::Test { hardware_kvm: false, .. } => test::run(),
         Command::Test { hardware_kvm: true, steps } => test::on_hardware_kvm(&steps),
         Command::Check => check::run(),

@@ -9,44 +9,58 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::examples;
 use crate::needs::{COMPILER, DPKG, HEADERS, ensure};
 use crate::process::{self, command};
 use crate::workspace::target;
+use crate::{examples, kvm, rig};
 use table::{Timeline, Way, parse, text};
 
 /// The function that is shown: its source below `examples/python`.
 const FUNCTION: &str = "hello";
 const INVOKE: [&str; 5] = ["invoke", FUNCTION, "--json", "--payload", r#"{"name": "demo"}"#];
-/// Cold boots take longest, so they are repeated least.
-const COLD_BOOTS: usize = 3;
-const RESTORES: usize = 9;
 
-pub(crate) fn run() -> Result<()> {
+/// How often each way to an answer is gone, the first time not counted.
+#[derive(Clone, Copy)]
+struct Repeats {
+    /// Cold boots take longest, so they are repeated least.
+    cold_boots: usize,
+    restores: usize,
+}
+
+const HERE: Repeats = Repeats { cold_boots: 3, restores: 9 };
+/// In the rig everything takes some fifty times longer.
+const IN_THE_RIG: Repeats = Repeats { cold_boots: 1, restores: 3 };
+
+/// The whole demo; in the rig where `rig` says so or this machine can't run virtual machines.
+pub(crate) fn run(rig: bool) -> Result<()> {
     ensure(&[COMPILER, HEADERS, DPKG])?;
+    let obstacle = kvm::obstacle();
     let demo = Demo { faasnap: examples::binary("release")?, home: target().join("demo-home") };
-    demo.step(&["doctor"])?;
+    if obstacle.is_none() {
+        demo.step(&["doctor"])?;
+    }
     demo.step(&["runtime", "build", "python3.11"])?;
     let code = format!("examples/python/{FUNCTION}");
     let create = ["function", "create", FUNCTION, "--runtime", "python3.11", "--handler", "app.handler"];
     demo.step(&[&create[..], &["--code", &code, "--memory", "256", "--replace"]].concat())?;
+    if let Some(obstacle) = &obstacle {
+        eprintln!("no virtual machines here: {obstacle}. The demo goes on in the rig, QEMU's emulated host.");
+    }
+    if rig || obstacle.is_some() {
+        rig::demo(&demo.home, &demo.faasnap)?;
+        println!(
+            "\ntimes in an emulated host are some fifty times those of a real one: only their ratios mean something"
+        );
+        return Ok(());
+    }
+    demo.measure(HERE)
+}
 
-    let cold = demo.repeat("cold boot", COLD_BOOTS, &["--from", "cold"], || Ok(()))?;
-    demo.step(&["snapshot", "create", FUNCTION])?;
-    let snapshot = demo.snapshot_folder()?;
-    let lazily = ["--from", "snapshot", "--strategy", "on-demand"];
-    let disk =
-        demo.repeat("restore from disk, on demand", RESTORES, &lazily, || page_cache::drop_files(&snapshot))?;
-    let cached = demo.repeat("restore from page cache, on demand", RESTORES, &lazily, || Ok(()))?;
-    // One invocation is recorded; from then on its pages are loaded while the function runs.
-    let faasnap = ["--from", "snapshot", "--strategy", "faasnap"];
-    demo.output(&[&INVOKE[..], &faasnap, &["--record"]].concat())?;
-    let loaded =
-        demo.repeat("restore from disk, FaaSnap", RESTORES, &faasnap, || page_cache::drop_files(&snapshot))?;
-    let hot = demo.repeat("restore from page cache, FaaSnap", RESTORES, &faasnap, || Ok(()))?;
-    let warm = demo.repeat("warm", RESTORES, &[&faasnap[..], &["--repeat", "2"]].concat(), || Ok(()))?;
-    println!("\n{}", text(&[cold, disk, loaded, cached, hot, warm]));
-    Ok(())
+/// What is left to do once the function is made, inside the rig.
+pub(crate) fn measure(faasnap: PathBuf, home: PathBuf) -> Result<()> {
+    let demo = Demo { faasnap, home };
+    demo.step(&["doctor"])?;
+    demo.measure(IN_THE_RIG)
 }
 
 struct Demo {
@@ -55,6 +69,26 @@ struct Demo {
 }
 
 impl Demo {
+    /// Goes each way to an answer and shows what it took.
+    fn measure(&self, repeats: Repeats) -> Result<()> {
+        let Repeats { cold_boots, restores } = repeats;
+        let cold = self.repeat("cold boot", cold_boots, &["--from", "cold"], || Ok(()))?;
+        self.step(&["snapshot", "create", FUNCTION])?;
+        let snapshot = self.snapshot_folder()?;
+        let drop = || page_cache::drop_files(&snapshot);
+        let lazily = ["--from", "snapshot", "--strategy", "on-demand"];
+        let disk = self.repeat("restore from disk, on demand", restores, &lazily, drop)?;
+        let cached = self.repeat("restore from page cache, on demand", restores, &lazily, || Ok(()))?;
+        // One invocation is recorded; from then on its pages are loaded while the function runs.
+        let faasnap = ["--from", "snapshot", "--strategy", "faasnap"];
+        self.output(&[&INVOKE[..], &faasnap, &["--record"]].concat())?;
+        let loaded = self.repeat("restore from disk, FaaSnap", restores, &faasnap, drop)?;
+        let hot = self.repeat("restore from page cache, FaaSnap", restores, &faasnap, || Ok(()))?;
+        let warm = self.repeat("warm", restores, &[&faasnap[..], &["--repeat", "2"]].concat(), || Ok(()))?;
+        println!("\n{}", text(&[cold, disk, loaded, cached, hot, warm]));
+        Ok(())
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command(&self.faasnap, arguments);
         command.env("FAASNAP_HOME", &self.home);
@@ -84,7 +118,7 @@ impl Demo {
         how: &[&str],
         before: impl Fn() -> Result<()>,
     ) -> Result<Way> {
-        eprintln!("{name}, {times} times");
+        eprintln!("{name}, {}", if times == 1 { "once".to_owned() } else { format!("{times} times") });
         let once = || -> Result<Timeline> {
             before()?;
             parse(&self.output(&[&INVOKE[..], how].concat())?)

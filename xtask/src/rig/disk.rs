@@ -8,25 +8,25 @@ use anyhow::{Context, Result};
 use walkdir::WalkDir;
 
 use super::debian::{self, Kernel};
-use super::{Step, What, programs};
-use crate::examples::Prepared;
+use super::{Load, Step, What, programs};
 use crate::process::{self, command};
-use crate::workspace::{root, target};
+use crate::workspace::root;
 
 /// Size of the image; what holds nothing takes no space.
 const SIZE: &str = "4G";
 
 /// Makes the image anew.
-pub(super) fn make(folder: &Path, prepared: &Prepared, kernel: &Kernel, steps: &[Step]) -> Result<PathBuf> {
+pub(super) fn make(folder: &Path, load: &Load<'_>, kernel: &Kernel, steps: &[Step]) -> Result<PathBuf> {
     let staging = folder.join("root");
     if staging.exists() {
         fs::remove_dir_all(&staging).with_context(|| format!("removing {}", staging.display()))?;
     }
     let inside = |path: &Path| staging.join(path.strip_prefix("/").unwrap_or(path));
-    link_tree(&prepared.home.join("runtimes/python3.11/root"), &staging, &[])?;
-    link_tree(&prepared.home, &inside(&prepared.home), &["cache"])?;
-    for part in ["functions", "layers"] {
-        let part = prepared.examples.join(part);
+    link_tree(&load.home.join("runtimes/python3.11/root"), &staging, &[])?;
+    link_tree(load.home, &inside(load.home), &["cache"])?;
+    for part in
+        load.examples.iter().flat_map(|examples| ["functions", "layers"].map(|part| examples.join(part)))
+    {
         link_tree(&part, &inside(&part), &[])?;
     }
     link_tree(&root().join("examples"), &inside(&root().join("examples")), &["target"])?;
@@ -43,16 +43,17 @@ pub(super) fn make(folder: &Path, prepared: &Prepared, kernel: &Kernel, steps: &
     copy(&debian::busybox(folder)?, &staging.join("usr/bin/busybox"))?;
 
     let tests: Vec<_> = steps.iter().filter_map(test).collect();
-    let faasnap = target().join("debug/faasnap");
-    let executables = programs::build(if tests.is_empty() { &["programs"] } else { &tests })?;
+    let executables = if tests.is_empty() { Vec::new() } else { programs::build(&tests)? };
     for (test, executable) in tests.iter().zip(&executables) {
         without_debug_information(executable, &rig.join(test))?;
     }
-    create(inside(&faasnap).parent().context("no folder")?)?;
-    without_debug_information(&faasnap, &inside(&faasnap))?;
+    for executable in std::iter::once(load.faasnap).chain(load.xtask) {
+        create(inside(executable).parent().context("no folder")?)?;
+        without_debug_information(executable, &inside(executable))?;
+    }
     write(&rig.join("run"), include_str!("inside.sh"))?;
     write(&rig.join("figures.py"), include_str!("figures.py"))?;
-    write(&rig.join("environment"), &environment(prepared, &faasnap))?;
+    write(&rig.join("environment"), &environment(load))?;
     write(&rig.join("steps"), &steps.iter().map(line).collect::<String>())?;
     image(folder, &staging)
 }
@@ -74,16 +75,20 @@ fn line(step: &Step) -> String {
     }
 }
 
-fn environment(prepared: &Prepared, faasnap: &Path) -> String {
+fn environment(load: &Load<'_>) -> String {
+    let kernel = Path::new("/rig/kernel");
+    // On the same file system as the prepared home: tests make hard links of its files.
+    let temporary = load.home.join("tmp");
     let variables = [
-        ("FAASNAP", faasnap),
-        ("FAASNAP_TEST_HOME", &prepared.home),
-        ("FAASNAP_TEST_EXAMPLES", &prepared.examples),
-        ("FAASNAP_TEST_KERNEL", Path::new("/rig/kernel")),
-        // On the same file system as the prepared home: tests make hard links of its files.
-        ("TMPDIR", &prepared.home.join("tmp")),
+        ("FAASNAP", Some(load.faasnap)),
+        ("XTASK", load.xtask),
+        ("FAASNAP_TEST_HOME", Some(load.home)),
+        ("FAASNAP_TEST_EXAMPLES", load.examples),
+        ("FAASNAP_TEST_KERNEL", Some(kernel)),
+        ("TMPDIR", Some(&temporary)),
     ];
-    variables.iter().map(|(name, path)| format!("export {name}='{}'\n", path.display())).collect()
+    let known = variables.iter().filter_map(|(name, path)| Some((name, (*path)?)));
+    known.map(|(name, path)| format!("export {name}='{}'\n", path.display())).collect()
 }
 
 fn image(folder: &Path, staging: &Path) -> Result<PathBuf> {

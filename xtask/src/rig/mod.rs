@@ -11,9 +11,10 @@ mod machine;
 mod programs;
 mod report;
 
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::examples::Prepared;
 use crate::needs::{self, Need};
@@ -89,16 +90,42 @@ const STEPS: [Step; 9] = [
     Step { name: "figures", what: What::Line(FIGURES), default: false },
 ];
 
+/// What is carried in beside the steps' own executables.
+struct Load<'a> {
+    /// A home with the runtime `python3.11`, whose root is the emulated host's own.
+    home: &'a Path,
+    /// The prepared example functions and layers.
+    examples: Option<&'a Path>,
+    /// `$FAASNAP` inside.
+    faasnap: &'a Path,
+    /// `$XTASK` inside.
+    xtask: Option<&'a Path>,
+}
+
 /// Runs the steps with the given names; without names, those that a test run consists of.
 pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
-    let steps = choose(names)?;
+    let faasnap = target().join("debug/faasnap");
+    let load =
+        Load { home: &prepared.home, examples: Some(&prepared.examples), faasnap: &faasnap, xtask: None };
+    carry_out(&load, &choose(names)?)
+}
+
+/// Runs the demo's measurements, on a home with its function.
+pub(crate) fn demo(home: &Path, faasnap: &Path) -> Result<()> {
+    let xtask = std::env::current_exe().context("finding this executable")?;
+    let load = Load { home, examples: None, faasnap, xtask: Some(&xtask) };
+    let line = "$XTASK measure-demo $FAASNAP $FAASNAP_TEST_HOME";
+    carry_out(&load, &[Step { name: "demo", what: What::Line(line), default: false }])
+}
+
+fn carry_out(load: &Load<'_>, steps: &[Step]) -> Result<()> {
     needs::ensure(&[QEMU, MKE2FS, needs::COMPILER, needs::DPKG])?;
     let folder = target().join("rig");
     let kernel = debian::kernel(&folder)?;
     let initrd = machine::initramfs(&folder, &kernel)?;
-    let mut rest = &steps[..];
+    let mut rest = steps;
     for boot in 1.. {
-        let disk = disk::make(&folder, prepared, &kernel, rest)?;
+        let disk = disk::make(&folder, load, &kernel, rest)?;
         eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
         let report = machine::run(&kernel, &initrd, &disk, &folder.join("log"), LIMIT)?;
         eprint!("{report}");
