@@ -40,6 +40,9 @@ pub fn unpack_zip<R: Read + Seek>(mut source: R, tree: &mut TreeWriter) -> Resul
         if entry.encrypted() {
             return Err(TreeError::Encrypted(path));
         }
+        if let Some(kind) = special(entry.unix_mode()) {
+            return Err(TreeError::Kind { path, kind });
+        }
         if entry.is_dir() {
             tree.folder(&path)?;
         } else if entry.is_symlink() {
@@ -59,6 +62,18 @@ pub fn unpack_zip<R: Read + Seek>(mut source: R, tree: &mut TreeWriter) -> Resul
         }
     }
     refuse_duplicates(archive)
+}
+
+/// What an entry is in words, when it is nothing that can be stored. A mode without a kind is a file's: many tools leave it out.
+fn special(mode: Option<u32>) -> Option<&'static str> {
+    const KIND: u32 = 0o170_000;
+    match mode? & KIND {
+        0o010_000 => Some("pipe"),
+        0o020_000 | 0o060_000 => Some("device"),
+        0o140_000 => Some("socket"),
+        0 | 0o040_000 | 0o100_000 | 0o120_000 => None,
+        _ => Some("file of a kind that Linux does not have"),
+    }
 }
 
 /// The reader keeps one entry for each name, the last; the raw directory is counted to see whether it dropped any.

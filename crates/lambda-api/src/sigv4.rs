@@ -43,6 +43,48 @@ struct Signature {
     expires: Option<i64>,
 }
 
+impl Signature {
+    /// Checks scope, time and what is signed.
+    fn check(&self, region: &str, now: i64) -> Result<(), LambdaError> {
+        let expected_scope = format!("{}/{region}/{SERVICE}/aws4_request", self.date);
+        if self.scope != expected_scope {
+            let message = format!(
+                "Credential should be scoped to a valid region and service: '{}' is not '{expected_scope}'.",
+                self.scope
+            );
+            return Err(invalid(message));
+        }
+        if !self.timestamp.starts_with(&self.date) {
+            return Err(invalid(
+                "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date.",
+            ));
+        }
+        let at = seconds(&self.timestamp)
+            .ok_or_else(|| incomplete(&format!("'{}' is no valid date.", self.timestamp)))?;
+        match self.expires {
+            None if (at - now).abs() > SKEW => {
+                return Err(invalid(format!(
+                    "Signature expired or not yet current: {} is more than 5 min. from the server's time.",
+                    self.timestamp
+                )));
+            }
+            Some(lifetime) if now > at.saturating_add(lifetime) => {
+                return Err(LambdaError::new(ErrorKind::ExpiredToken, "The presigned URL has expired."));
+            }
+            Some(_) if at - now > SKEW => return Err(invalid("Signature not yet current.")),
+            _ => {}
+        }
+        if !self.signed_headers.iter().any(|name| name == "host") {
+            return Err(incomplete("'Host' must be a 'SignedHeader' in the AWS Authorization."));
+        }
+        Ok(())
+    }
+}
+
+fn unknown_key() -> LambdaError {
+    LambdaError::new(ErrorKind::UnrecognizedClient, "The security token included in the request is invalid.")
+}
+
 impl SignedRequest<'_> {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
@@ -60,42 +102,8 @@ impl SignedRequest<'_> {
         secret: impl FnOnce(&str) -> Option<String>,
     ) -> Result<String, LambdaError> {
         let signature = self.signature()?;
-        let expected_scope = format!("{}/{region}/{SERVICE}/aws4_request", signature.date);
-        if signature.scope != expected_scope {
-            let message = format!(
-                "Credential should be scoped to a valid region and service: '{}' is not '{expected_scope}'.",
-                signature.scope
-            );
-            return Err(invalid(message));
-        }
-        if !signature.timestamp.starts_with(&signature.date) {
-            return Err(invalid(
-                "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date.",
-            ));
-        }
-        let at = seconds(&signature.timestamp)
-            .ok_or_else(|| incomplete(&format!("'{}' is no valid date.", signature.timestamp)))?;
-        match signature.expires {
-            None if (at - now).abs() > SKEW => {
-                return Err(invalid(format!(
-                    "Signature expired or not yet current: {} is more than 5 min. from the server's time.",
-                    signature.timestamp
-                )));
-            }
-            Some(lifetime) if now > at.saturating_add(lifetime) => {
-                return Err(LambdaError::new(ErrorKind::ExpiredToken, "The presigned URL has expired."));
-            }
-            Some(_) if at - now > SKEW => return Err(invalid("Signature not yet current.")),
-            _ => {}
-        }
-        if !signature.signed_headers.iter().any(|name| name == "host") {
-            return Err(incomplete("'Host' must be a 'SignedHeader' in the AWS Authorization."));
-        }
-        let unknown = || {
-            let message = "The security token included in the request is invalid.";
-            LambdaError::new(ErrorKind::UnrecognizedClient, message)
-        };
-        let secret = secret(&signature.access_key).ok_or_else(unknown)?;
+        signature.check(region, now)?;
+        let secret = secret(&signature.access_key).ok_or_else(unknown_key)?;
         let canonical = self.canonical(&signature);
         let expected =
             sign(&secret, &signature.date, region, &signature.timestamp, &signature.scope, &canonical);
@@ -105,6 +113,21 @@ impl SignedRequest<'_> {
         let message = "The request signature we calculated does not match the signature you provided. Check your AWS \
                        Secret Access Key and signing method. Consult the service documentation for details.";
         Err(invalid(message))
+    }
+
+    /// Checks all of it that can be checked before the body is there: everything but the signature itself.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_key(
+        &self,
+        region: &str,
+        now: i64,
+        known: impl FnOnce(&str) -> bool,
+    ) -> Result<(), LambdaError> {
+        let signature = self.signature()?;
+        signature.check(region, now)?;
+        if known(&signature.access_key) { Ok(()) } else { Err(unknown_key()) }
     }
 
     fn signature(&self) -> Result<Signature, LambdaError> {

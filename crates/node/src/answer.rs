@@ -1,6 +1,6 @@
 //! Answers, and errors of the parts below as errors of the API.
 
-use axum::body::Body;
+use axum_core::body::Body;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use lambda_api::{ErrorKind, LambdaError};
 use registry::RegistryError;

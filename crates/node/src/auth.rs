@@ -30,3 +30,13 @@ pub(crate) fn check(
     let request = SignedRequest { method, path, query, headers: &headers, body };
     request.verify(&node.settings.region, now_seconds(), |key| credentials.secret(key)).map(drop)
 }
+
+/// Checks that a request is said to be signed with a key that the node knows: nobody else's body is read, since the signature
+/// can only be checked over all of it.
+pub(crate) fn check_key(node: &Node, query: &str, headers: &HeaderMap) -> Result<(), LambdaError> {
+    let Some(credentials) = &node.settings.credentials else { return Ok(()) };
+    let headers = signed_headers(headers);
+    let request = SignedRequest { method: "", path: "", query, headers: &headers, body: b"" };
+    let known = |key: &str| credentials.secret(key).is_some();
+    request.verify_key(&node.settings.region, now_seconds(), known)
+}

@@ -1,27 +1,23 @@
 //! From an HTTP request to its operation, and from its outcome to a response.
 
-use axum::body::{Body, Bytes};
+use axum_core::body::Body;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use lambda_api::{ErrorKind, LambdaError, Matched, Operation, query_pairs};
 
 use crate::answer::{Answer, error_response};
-use crate::invoke::too_large;
 use crate::node::Node;
 use crate::request::ApiRequest;
-use crate::{auth, internal};
+use crate::{auth, body, internal};
 
 /// Bytes of a request that creates or changes something: AWS's figure.
 const REQUEST: usize = 70_167_211;
 /// Bytes of an event.
 const EVENT: usize = 6_291_456;
-/// What is read and dropped of a body that is too large, so that its sender hears why.
-const DROPPED: usize = 256 << 20;
 
 /// Answers a request. `trusted` requests need no signature: they came over the home's own socket.
-pub(crate) async fn handle(node: Node, request: Request<Body>, trusted: bool) -> Response<Body> {
+pub(crate) async fn handle(node: &Node, request: Request<Body>, trusted: bool) -> Response<Body> {
     let id = uuid::Uuid::new_v4().to_string();
-    match answered(&node, request, trusted, &id).await {
+    match answered(node, request, trusted, &id).await {
         Ok(response) => response,
         Err(error) => error_response(&error, &id),
     }
@@ -46,11 +42,15 @@ async fn answered(
         Operation::Invoke | Operation::InvokeWithResponseStream | Operation::InvokeAsync => EVENT,
         _ => REQUEST,
     };
-    let body = read(body, limit, operation).await?;
+    if !trusted {
+        auth::check_key(node, query, &head.headers)?;
+    }
+    let body = body::read(body, limit, operation, &node.bodies).await?;
     if !trusted {
         auth::check(node, method, path, query, &head.headers, &body)?;
     }
     let request = ApiRequest { matched, query: pairs, headers: head.headers, body, id: id.to_owned() };
+    request.check_headers()?;
     let answer = match operation {
         Operation::Invoke => node.invoke(request).await?,
         Operation::InvokeWithResponseStream => node.invoke_streaming(request).await?,
@@ -115,43 +115,4 @@ fn perform(node: &Node, request: &ApiRequest) -> Result<Answer, LambdaError> {
             other.name()
         ))),
     }
-}
-
-/// Reads a body up to a limit.
-async fn read(mut body: Body, limit: usize, operation: Operation) -> Result<Bytes, LambdaError> {
-    let mut first: Option<Bytes> = None;
-    let mut whole: Vec<u8> = Vec::new();
-    let mut dropped = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            LambdaError::new(
-                ErrorKind::InvalidRequestContent,
-                format!("The request's body broke off: {error}"),
-            )
-        })?;
-        let Ok(piece) = frame.into_data() else { continue };
-        let length = first.as_ref().map_or(0, Bytes::len) + whole.len();
-        if dropped > 0 || length + piece.len() > limit {
-            dropped += piece.len();
-            first = None;
-            whole = Vec::new();
-            if dropped > DROPPED {
-                break;
-            }
-            continue;
-        }
-        // Most bodies come in one piece, which need not be copied.
-        match (first.take(), whole.is_empty()) {
-            (None, true) => first = Some(piece),
-            (Some(before), _) => {
-                whole.extend_from_slice(&before);
-                whole.extend_from_slice(&piece);
-            }
-            (None, false) => whole.extend_from_slice(&piece),
-        }
-    }
-    if dropped > 0 {
-        return Err(too_large(limit, operation));
-    }
-    Ok(first.unwrap_or_else(|| whole.into()))
 }

@@ -1,6 +1,6 @@
 //! Paths of the node's own, below `/_/`: health, and the archives that GetFunction points to.
 
-use axum::body::Body;
+use axum_core::body::Body;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use lambda_api::sigv4::{Presign, SignedRequest};
 use lambda_api::{ErrorKind, LambdaError, percent};
@@ -119,7 +119,7 @@ async fn code(
             let mut piece = Vec::with_capacity(PIECE);
             let sent = match file.read_buf(&mut piece).await {
                 Ok(0) => return,
-                Ok(_) => sender.send(Ok(axum::body::Bytes::from(piece))).await,
+                Ok(_) => sender.send(Ok(bytes::Bytes::from(piece))).await,
                 Err(error) => {
                     // The connection breaks off: the client must not take what it has for all.
                     let _ = sender.send(Err(error)).await;

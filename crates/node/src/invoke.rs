@@ -1,6 +1,6 @@
 //! Invoke.
 
-use axum::body::Body;
+use axum_core::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use instance_pool::{Call, Refused, Reply};

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::asynchronous::Deliverer;
+use crate::body::Bodies;
 use crate::credentials::Credentials;
 use crate::deployments::Deployments;
 use crate::internal::CodeUrls;
@@ -30,6 +31,8 @@ pub struct NodeSettings {
     pub automatic_snapshots: bool,
     /// Invocations that may run at once.
     pub concurrency: u32,
+    /// Connections that there may be at once, for each of the node's sockets.
+    pub connections: u32,
 }
 
 /// A node. A handle; clones mean the same one.
@@ -43,6 +46,7 @@ pub struct Node {
     pub(crate) code_urls: Arc<CodeUrls>,
     pub(crate) events: EventQueue,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bodies: Bodies,
     /// Ends the delivery of events.
     stopping: watch::Sender<bool>,
     /// The delivery of events.
@@ -70,6 +74,7 @@ impl Node {
             code_urls: Arc::new(CodeUrls::new()),
             events,
             metrics: Arc::default(),
+            bodies: Bodies::new(),
             stopping: watch::Sender::new(false),
             delivery: Arc::default(),
         };

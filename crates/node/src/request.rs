@@ -1,6 +1,6 @@
 //! A request as handlers see it: its operation found, its body read, its caller known.
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use http::HeaderMap;
 use lambda_api::{FunctionReference, LambdaError, Matched, validation};
 use registry::FunctionName;
@@ -34,6 +34,20 @@ impl ApiRequest {
     /// A value of the query.
     pub fn query(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// That AWS's headers are text: what can't be read must not count as absent.
+    pub fn check_headers(&self) -> Result<(), LambdaError> {
+        let unreadable = |(name, value): &(&http::HeaderName, &http::HeaderValue)| {
+            name.as_str().starts_with("x-amz") && value.to_str().is_err()
+        };
+        match self.headers.iter().find(unreadable) {
+            None => Ok(()),
+            Some((name, value)) => {
+                let shown = String::from_utf8_lossy(value.as_bytes());
+                Err(validation::pattern_error(&shown, name.as_str(), r"[\x20-\x7e\t]*"))
+            }
+        }
     }
 
     /// A header that is text.

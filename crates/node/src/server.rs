@@ -7,12 +7,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use axum::Router;
-use axum::serve::ListenerExt;
-use http::Request;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
-use crate::dispatch::handle;
+use crate::connections;
 use crate::node::Node;
 
 /// A node's sockets, bound but not yet served.
@@ -73,40 +71,24 @@ impl Server {
     }
 
     /// Serves until `stop` ends, then takes no more connections, waits for the requests under way, and ends the instances.
-    ///
-    /// # Errors
-    /// What the kernel says about a socket.
-    pub async fn serve(self, node: Node, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let (stopped, stopping) = tokio::sync::watch::channel(false);
+    pub async fn serve(self, node: Node, stop: impl Future<Output = ()> + Send + 'static) {
+        let (stopped, stopping) = watch::channel(false);
         tokio::spawn(async move {
             stop.await;
-            // Nobody waits any more when both servers have failed.
+            // Nobody waits any more when all connections have ended.
             let _ = stopped.send(true);
         });
-        let wait = |mut stopping: tokio::sync::watch::Receiver<bool>| async move {
-            // A sender that is gone means the same.
-            let _ = stopping.wait_for(|stopped| *stopped).await;
-        };
-        // An answer is small and complete: it must not wait for the client's acknowledgement of the one before.
-        let tcp = self.tcp.tap_io(|stream| drop(stream.set_nodelay(true)));
-        let network =
-            axum::serve(tcp, router(node.clone(), false)).with_graceful_shutdown(wait(stopping.clone()));
-        let served = match self.unix {
+        let limit = node.settings.connections;
+        let network = connections::serve(self.tcp, node.clone(), false, limit, stopping.clone());
+        match self.unix {
             None => network.await,
             Some((listener, path)) => {
-                let home =
-                    axum::serve(listener, router(node.clone(), true)).with_graceful_shutdown(wait(stopping));
-                let served = tokio::try_join!(network.into_future(), home.into_future()).map(drop);
+                let home = connections::serve(listener, node.clone(), true, limit, stopping);
+                tokio::join!(network, home);
                 // A socket that can't be removed is removed by the next node.
                 let _ = fs::remove_file(path);
-                served
             }
-        };
+        }
         node.shut_down().await;
-        served
     }
-}
-
-fn router(node: Node, trusted: bool) -> Router {
-    Router::new().fallback(move |request: Request<axum::body::Body>| handle(node.clone(), request, trusted))
 }

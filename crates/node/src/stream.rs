@@ -1,8 +1,9 @@
 //! InvokeWithResponseStream: the answer as it comes, in frames.
 
-use axum::body::{Body, Bytes};
+use axum_core::body::Body;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use instance_pool::{Reply, StreamingReply};
 use lambda_api::LambdaError;
 use lambda_api::event_stream::{CONTENT_TYPE, Completion, invoke_complete, payload_chunk};

@@ -100,7 +100,7 @@ impl Registry {
     /// [`RegistryError::NoFunction`].
     pub fn insert_alias(&self, function: &FunctionName, alias: &Alias) -> Result<bool, RegistryError> {
         let record = encode(alias, || alias.name.to_string())?;
-        self.write("storing an alias", |transaction| {
+        self.write_for(function, "storing an alias", |transaction| {
             if !transaction.prepare("SELECT 1 FROM functions WHERE name = ?1")?.exists([function.as_str()])? {
                 return Err(RegistryError::NoFunction(function.clone()).into());
             }
@@ -120,7 +120,7 @@ impl Registry {
         name: &str,
         change: impl FnOnce(&mut Alias) -> Result<(), E>,
     ) -> Result<Option<Alias>, E> {
-        self.write("changing an alias", |transaction| {
+        self.write_for(function, "changing an alias", |transaction| {
             let sql = "SELECT record FROM aliases WHERE function = ?1 AND name = ?2";
             let text: Option<String> =
                 transaction.query_row(sql, params![function.as_str(), name], |row| row.get(0)).optional()?;
@@ -142,7 +142,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Database`].
     pub fn remove_alias(&self, function: &FunctionName, name: &str) -> Result<bool, RegistryError> {
-        self.write("removing an alias", |transaction| {
+        self.write_for(function, "removing an alias", |transaction| {
             let sql = "DELETE FROM aliases WHERE function = ?1 AND name = ?2";
             Ok(transaction.execute(sql, params![function.as_str(), name])? > 0)
         })

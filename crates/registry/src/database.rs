@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::RegistryError;
+use crate::names::FunctionName;
 use crate::schema::{Found, SCHEMA, migrate};
 
 /// How long a process waits while another one writes.
@@ -71,6 +72,27 @@ impl Registry {
         })
     }
 
+    /// Looks through the whole file: that its structure and indices are sound, and that nothing belongs to a function that is not there.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unsound`] with what is wrong first, [`RegistryError::Database`] when it can't even be looked at.
+    pub fn check(&self) -> Result<(), RegistryError> {
+        let unsound = |problem| RegistryError::Unsound { path: self.path.clone(), problem };
+        let found: String = self.read("checking", |connection| {
+            connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0))
+        })?;
+        if found != "ok" {
+            return Err(unsound(found));
+        }
+        let keys: i64 = self.read("checking", |connection| {
+            connection.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))
+        })?;
+        if keys != 0 {
+            return Err(unsound(format!("{keys} records belong to functions that are not there")));
+        }
+        Ok(())
+    }
+
     /// Runs a query.
     pub(crate) fn read<T>(
         &self,
@@ -96,6 +118,23 @@ impl Registry {
         run().map_err(|aborted| match aborted {
             Aborted::Database(source) => self.failed(operation, source),
             Aborted::Refused(error) => error,
+        })
+    }
+
+    /// [`Self::write`] of something that belongs to a function: the function may be removed at any time before.
+    pub(crate) fn write_for<T>(
+        &self,
+        function: &FunctionName,
+        operation: &'static str,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, Aborted>,
+    ) -> Result<T, RegistryError> {
+        self.write(operation, change).map_err(|error| match error {
+            RegistryError::Database { source: rusqlite::Error::SqliteFailure(code, _), .. }
+                if code.extended_code == rusqlite::ffi::SQLITE_CONSTRAINT_FOREIGNKEY =>
+            {
+                RegistryError::NoFunction(function.clone())
+            }
+            other => other,
         })
     }
 

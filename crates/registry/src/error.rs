@@ -25,6 +25,16 @@ pub enum RegistryError {
         /// The file.
         path: PathBuf,
     },
+    /// The file is damaged.
+    #[error(
+        "{path:?} is damaged: {problem}. Put a copy of it from before in its place, or move it away and create the functions again"
+    )]
+    Unsound {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite found first.
+        problem: String,
+    },
     /// SQLite refused: the disk is full, or the file is damaged.
     #[error("{operation} in the registry {path:?} failed")]
     Database {

@@ -85,7 +85,7 @@ impl Registry {
     /// Stores how events are handled.
     ///
     /// # Errors
-    /// [`RegistryError::Database`]; a foreign key's violation when the function is gone.
+    /// [`RegistryError::NoFunction`] when the function is gone, [`RegistryError::Database`].
     pub fn put_event_config(
         &self,
         function: &FunctionName,
@@ -93,7 +93,7 @@ impl Registry {
     ) -> Result<EventInvokeConfig, RegistryError> {
         let config = EventInvokeConfig { modified_ms: now_ms(), ..config };
         let record = encode(&config, || format!("events of {function}"))?;
-        self.write("storing how events are handled", |transaction| {
+        self.write_for(function, "storing how events are handled", |transaction| {
             let row = params![function.as_str(), config.qualifier, record];
             transaction.execute("INSERT OR REPLACE INTO event_configs VALUES (?1, ?2, ?3)", row)?;
             Ok(())
@@ -110,7 +110,7 @@ impl Registry {
         function: &FunctionName,
         qualifier: &str,
     ) -> Result<bool, RegistryError> {
-        self.write("removing how events are handled", |transaction| {
+        self.write_for(function, "removing how events are handled", |transaction| {
             let sql = "DELETE FROM event_configs WHERE function = ?1 AND qualifier = ?2";
             Ok(transaction.execute(sql, params![function.as_str(), qualifier])? > 0)
         })
@@ -141,7 +141,7 @@ impl Registry {
         permission: &Permission,
     ) -> Result<bool, RegistryError> {
         let record = encode(permission, || format!("policy of {function}"))?;
-        self.write("storing a permission", |transaction| {
+        self.write_for(function, "storing a permission", |transaction| {
             let row = params![function.as_str(), qualifier, permission.statement, record];
             let sql = "INSERT INTO permissions VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
             Ok(transaction.execute(sql, row)? > 0)
@@ -158,7 +158,7 @@ impl Registry {
         qualifier: &str,
         statement: &str,
     ) -> Result<bool, RegistryError> {
-        self.write("removing a permission", |transaction| {
+        self.write_for(function, "removing a permission", |transaction| {
             let sql = "DELETE FROM permissions WHERE function = ?1 AND qualifier = ?2 AND statement = ?3";
             Ok(transaction.execute(sql, params![function.as_str(), qualifier, statement])? > 0)
         })
@@ -219,7 +219,7 @@ impl Registry {
         new: bool,
     ) -> Result<bool, RegistryError> {
         let record = encode(url, || format!("URL of {function}"))?;
-        self.write("storing a URL", |transaction| {
+        self.write_for(function, "storing a URL", |transaction| {
             let row = params![function.as_str(), url.qualifier, url.identifier, record];
             let sql = if new {
                 "INSERT INTO urls VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING"
@@ -235,7 +235,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Database`].
     pub fn remove_url(&self, function: &FunctionName, qualifier: &str) -> Result<bool, RegistryError> {
-        self.write("removing a URL", |transaction| {
+        self.write_for(function, "removing a URL", |transaction| {
             let sql = "DELETE FROM urls WHERE function = ?1 AND qualifier = ?2";
             Ok(transaction.execute(sql, params![function.as_str(), qualifier])? > 0)
         })

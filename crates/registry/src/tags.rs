@@ -21,14 +21,14 @@ impl Registry {
     /// Adds and removes tags of a function that is there.
     ///
     /// # Errors
-    /// [`RegistryError::Database`]; a foreign key's violation when the function is gone.
+    /// [`RegistryError::NoFunction`] when the function is gone, [`RegistryError::Database`].
     pub fn change_tags(
         &self,
         name: &FunctionName,
         add: &BTreeMap<String, String>,
         remove: &[String],
     ) -> Result<(), RegistryError> {
-        self.write("changing tags", |transaction| {
+        self.write_for(name, "changing tags", |transaction| {
             for key in remove {
                 transaction.execute(
                     "DELETE FROM tags WHERE function = ?1 AND key = ?2",

@@ -55,6 +55,9 @@ pub(crate) struct ServeArguments {
     /// Invocations that may run at once
     #[arg(long, value_name = "NUMBER", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) concurrency: u32,
+    /// Connections that there may be at once; beyond, the one that has been without a request for the longest makes room
+    #[arg(long, value_name = "NUMBER", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) connections: u32,
     /// How much the home may take on disk, in MB; snapshots go first, the longest unused one before the others [default: no
     /// limit]
     #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
@@ -119,6 +122,7 @@ mod tests {
             "--account 1",
             "--listen here",
             "--concurrency 0",
+            "--connections 0",
             "--auth some",
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");

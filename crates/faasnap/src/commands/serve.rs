@@ -12,6 +12,7 @@ use function_log::{FunctionLogs, LogSettings};
 use instance_pool::policy::Policy;
 use instance_pool::{Deployed, LogReceiver, LogStream, Pool, PoolSettings};
 use node::{Credentials, Node, NodeSettings, Server};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::{Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -36,6 +37,7 @@ pub(super) fn run(store: &Store, arguments: &ServeArguments) -> Result<Outcome> 
         bail!("a node serves {} already: stop it, or give --home another directory", store.path().display());
     }
     log();
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
     runtime.block_on(serve(store, arguments))?;
     Ok(Outcome::Good)
@@ -54,7 +56,9 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
         credentials,
         automatic_snapshots: !arguments.no_automatic_snapshots,
         concurrency: arguments.concurrency,
+        connections: arguments.connections,
     };
+    store.registry().check()?;
     store.tidy()?;
     let pool_settings = PoolSettings {
         policy: Policy {
@@ -109,7 +113,7 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
             std::process::exit(1);
         });
     };
-    server.serve(node, stop).await.context("serving")?;
+    server.serve(node, stop).await;
     drop(home);
     Ok(())
 }
@@ -124,6 +128,14 @@ impl LogReceiver for Logs {
 
     fn ended(&self, function: &Deployed, instance: &str) {
         self.0.ended(function.name(), instance);
+    }
+}
+
+/// Lets this process have as many descriptors as it may: connections and workers take some each. Workers have limits of their own.
+fn raise_open_files() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        tracing::warn!(%error, "the number of open files stays as it is");
     }
 }
 
