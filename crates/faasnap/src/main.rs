@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::Arguments;
+use crate::args::{Arguments, WorkerArguments};
 use crate::commands::Outcome;
 
 /// The thing asked about failed: a function's error, a damaged file, a machine that can't run functions.
@@ -23,7 +23,11 @@ const NEGATIVE: u8 = 1;
 const FAILED: u8 = 3;
 
 fn main() -> ExitCode {
-    match commands::run(Arguments::parse()) {
+    let result = match WorkerArguments::typed(std::env::args_os()) {
+        Some(worker) => worker.and_then(|arguments| commands::worker::run(&arguments)),
+        None => commands::run(Arguments::parse()),
+    };
+    match result {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Negative) => ExitCode::from(NEGATIVE),
         Ok(Outcome::Status(status)) => ExitCode::from(status),

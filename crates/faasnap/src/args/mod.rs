@@ -42,18 +42,19 @@ A first session:
   faasnap runtime build python3.11                a root file system with CPython
   faasnap function create hello --runtime python3.11 --handler app.handler --code ./hello
   faasnap invoke hello --from cold                boot it and call it
-  faasnap snapshot create hello                   boot it and keep it as it is after its initialisation
+  faasnap snapshot create hello                   boot it, keep it as it is then
   faasnap invoke hello --from snapshot --timeline restore it and call it
-  faasnap serve                                   all this for boto3, the AWS CLI and other clients of AWS Lambda
+  faasnap serve                                   all this over AWS Lambda's API
   faasnap exec -- /bin/echo hello                 any program in a guest of its own
 
 Exit status:
   0  done
-  1  the thing asked about failed: a function's error, a damaged file, a machine that can't run functions
+  1  the thing asked about failed: a function's error, a damaged file,
+     a machine that can't run functions
   2  a mistake in the command line
   3  faasnap could not do what was asked; standard error says why
 
-`faasnap COMMAND --help` has examples for each command.")]
+`faasnap COMMAND --help` says more and has examples.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: GlobalArguments,
@@ -67,7 +68,7 @@ pub(crate) struct GlobalArguments {
     /// Where runtimes, functions and snapshots are kept [default: $FAASNAP_HOME, else faasnap in the XDG data directory,
     /// that is $XDG_DATA_HOME/faasnap or ~/.local/share/faasnap]
     // Not clap's own `env`: with it a set variable would count as an argument, and `faasnap` alone would show no help.
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, global = true, value_name = "DIR", display_order = 900)]
     pub(crate) home: Option<PathBuf>,
 }
 
@@ -93,9 +94,6 @@ pub(crate) enum Command {
     /// Make, import, list and remove kernels for linux guests
     #[command(subcommand)]
     Kernel(KernelCommand),
-    /// One instance's process; its node speaks to it on standard input
-    #[command(hide = true)]
-    Worker(WorkerArguments),
     /// Measure restore strategies with the paper's functions and experiments
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -14,7 +14,7 @@ mod serve;
 mod snapshot;
 mod snapshot_create;
 mod through_node;
-mod worker;
+pub(crate) mod worker;
 
 use std::path::PathBuf;
 
@@ -61,7 +61,6 @@ pub(crate) fn run(arguments: Arguments) -> Result<Outcome> {
         Command::Invoke(arguments) => invoke::run(&prepared(&global)?, &arguments),
         Command::Logs(arguments) => logs::run(&open(&global)?, &arguments),
         Command::Serve(arguments) => serve::run(&prepared(&global)?, &arguments),
-        Command::Worker(arguments) => worker::run(&arguments),
         Command::Bench(command) => bench::run(&prepared(&global)?, command),
         Command::Kernel(command) => kernel::run(&open(&global)?, command),
         Command::Exec(arguments) if arguments.guest == GuestKind::Linux => {

@@ -7,7 +7,7 @@ use super::Outcome;
 use crate::args::WorkerArguments;
 
 /// Shuts this process in, then serves the node whose socket is standard input.
-pub(super) fn run(arguments: &WorkerArguments) -> Result<Outcome> {
+pub(crate) fn run(arguments: &WorkerArguments) -> Result<Outcome> {
     let mut inherited = Inherited::take(&arguments.passed)?;
     let socket = inherited.socket().context("taking the node's socket")?;
     instance::take_along(inherited.passed("kvm"), inherited.passed("userfaultfd"))
