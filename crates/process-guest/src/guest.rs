@@ -1,6 +1,5 @@
 //! A guest: its virtual machine, its process, and the host threads that drive its vCPUs.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -25,8 +24,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::cpu::{GuestCpu, SpareCpu};
+use crate::driver::{self, Driver, Idle, Job};
 use crate::entry;
-use crate::run::run_thread;
 use crate::slots::VmSlots;
 
 /// A guest that can't be made or started.
@@ -97,8 +96,8 @@ pub(crate) struct VcpuThreads {
 /// vCPUs that no thread uses. KVM can't free one.
 #[derive(Default)]
 struct Cpus {
-    /// Used before, or placed already.
-    idle: Vec<GuestCpu>,
+    /// Used before, with the host threads that drove them.
+    idle: Vec<Idle>,
     /// Made ahead.
     spare: Vec<SpareCpu>,
     /// Every page that belongs to a vCPU of the guest.
@@ -112,10 +111,21 @@ impl VcpuThreads {
         SpareCpu::new(&self.vm, self.next_id.fetch_add(1, Ordering::SeqCst))
     }
 
-    fn take(&self, mm: &Mm) -> Result<GuestCpu, GuestError> {
+    /// When guest code was left for the first time; see [`ProcessGuest::first_exit`].
+    pub(crate) fn first_exit(&self) -> Arc<AtomicU64> {
+        self.first_exit.clone()
+    }
+
+    /// Takes a vCPU back from a guest thread that has ended.
+    pub(crate) fn put_back(&self, idle: Idle) {
+        self.cpus.lock().idle.push(idle);
+    }
+
+    /// A vCPU for a guest thread, with the host thread that drove it before, if it was used.
+    fn take(&self, mm: &Mm) -> Result<(GuestCpu, Option<Driver>), GuestError> {
         let mut cpus = self.cpus.lock();
-        if let Some(cpu) = cpus.idle.pop() {
-            return Ok(cpu);
+        if let Some(Idle { cpu, driver }) = cpus.idle.pop() {
+            return Ok((cpu, Some(driver)));
         }
         let spare = match cpus.spare.pop() {
             Some(spare) => spare,
@@ -130,7 +140,7 @@ impl VcpuThreads {
                 page
             }
         };
-        spare.place(mm.memory(), page, mm.page_table_root())
+        Ok((spare.place(mm.memory(), page, mm.page_table_root())?, None))
     }
 }
 
@@ -142,7 +152,7 @@ impl Hooks for VcpuThreads {
         state: CpuState,
         fpu: Vec<u8>,
     ) -> Result<(), Errno> {
-        let mut cpu = self.take(&process.mm).map_err(|error| {
+        let (mut cpu, driver) = self.take(&process.mm).map_err(|error| {
             tracing::warn!(%error, "no vCPU for another thread");
             Errno::AGAIN
         })?;
@@ -151,27 +161,12 @@ impl Hooks for VcpuThreads {
         } else if !cpu.load(&fpu) {
             return Err(Errno::AGAIN);
         }
-        let (process, thread) = (process.clone(), thread.clone());
-        let (this, first_exit) = (self.this.clone(), self.first_exit.clone());
-        std::thread::Builder::new()
-            .name(format!("vcpu-{}", thread.tid))
-            .stack_size(256 << 10)
-            .spawn(move || {
-                jail::narrow(jail::Role::Guest);
-                let run = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state, &first_exit));
-                if catch_unwind(run).is_err() {
-                    // A defect of ours, whatever the guest did: the guest can't go on, the worker says so.
-                    process.fail(
-                        "the worker failed while it served this guest (a defect: see its log)".to_owned(),
-                    );
-                    process.remove_thread(thread.tid, ExitStatus::Signal(libc::SIGKILL));
-                }
-                if let Some(this) = this.upgrade() {
-                    this.cpus.lock().idle.push(cpu);
-                }
-            })
-            .map(|_| ())
-            .map_err(|_| Errno::AGAIN)
+        let job = Box::new(Job { cpu, process: process.clone(), thread: thread.clone(), state });
+        let handed_over = match driver {
+            Some(driver) => driver.go_on(job),
+            None => Err(job),
+        };
+        handed_over.or_else(|job| driver::start(job, self.this.clone()))
     }
 
     fn tsc_khz(&self) -> Option<u32> {

@@ -8,6 +8,7 @@
 //! machine's). This crate knows nothing of Lambda, snapshots on disk or the node.
 
 mod cpu;
+mod driver;
 mod entry;
 mod exception;
 mod guest;
