@@ -59,7 +59,7 @@ struct Direction {
     refused: bool,
     /// The receiver has stopped reading: it finds the end when the queue is empty. (TCP's sender doesn't notice.)
     stopped: bool,
-    /// The sender went away with bytes of its own unread: ECONNRESET, once.
+    /// The sender went away with bytes of its own unread, or by a reset: ECONNRESET, once.
     reset: bool,
     /// The sender found no room and wants to hear of it.
     starved: bool,
@@ -292,6 +292,9 @@ impl Endpoint {
         let peers = &mut directions[self.side.other().index()];
         peers.ended = true;
         peers.reset |= unread;
+        // After a reset the peer's first send fails already.
+        let is_reset = peers.reset;
+        directions[self.side.index()].ended |= is_reset;
         drop(directions);
         drop(lost);
         self.connection.notify(self.side.other());
@@ -316,6 +319,14 @@ impl Transport for Endpoint {
             });
         }
         let to = &mut directions[self.side.other().index()];
+        if to.refused && !to.ended && self.connection.carries == Carries::Bytes {
+            // The peer's TCP is gone, but only its answer to this segment will say so (RFC 9293, 3.10.7.4).
+            to.ended = true;
+            let count = from.take(from.remaining().min(PIECE))?.len();
+            drop(directions);
+            self.connection.notify(self.side);
+            return Ok(count);
+        }
         if to.ended || to.refused {
             return Err(Errno::PIPE);
         }
@@ -375,6 +386,15 @@ impl Transport for Endpoint {
         drop(directions);
         self.connection.notify(self.side);
         self.connection.notify(self.side.other());
+    }
+
+    fn abort(&self) {
+        self.connection.directions.lock()[self.side.other().index()].reset = true;
+    }
+
+    fn take_error(&self) -> Option<Errno> {
+        let reset = &mut self.connection.directions.lock()[self.side.index()].reset;
+        std::mem::take(reset).then_some(Errno::CONNRESET)
     }
 
     fn readiness(&self) -> Readiness {

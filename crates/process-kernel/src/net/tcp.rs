@@ -272,6 +272,13 @@ impl Drop for TcpSocket {
     fn drop(&mut self) {
         let state = std::mem::replace(self.state.get_mut(), State::Idle(None));
         let listened = matches!(state, State::Listening { .. });
+        // SO_LINGER with no seconds: the connection is reset (tcp(7)). With some, close would wait for data that the network
+        // still holds; inside a guest it holds none.
+        if let State::Connected(connected) = &state
+            && self.options.linger() == (1, 0)
+        {
+            connected.transport.abort();
+        }
         drop(state);
         if listened {
             // Who still waits for this listener is refused.

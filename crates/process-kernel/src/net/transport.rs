@@ -24,6 +24,9 @@ pub(super) trait Transport: Send + Sync {
     /// Ends one or both directions.
     fn shutdown(&self, how: Shutdown);
 
+    /// Has the end that follows be a reset: what SO_LINGER with no seconds asks of close(2).
+    fn abort(&self) {}
+
     /// What is possible without waiting.
     fn readiness(&self) -> Readiness;
 

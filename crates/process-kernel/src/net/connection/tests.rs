@@ -105,3 +105,35 @@ fn no_wake_up_is_lost_between_a_fast_sender_and_a_slow_receiver() {
         });
     });
 }
+
+#[test]
+fn the_first_send_to_a_closed_tcp_peer_vanishes_and_the_next_is_a_broken_pipe() {
+    let (first, second) = pair(Carries::Bytes, 100);
+    drop(second);
+    assert_eq!(receive(&first, 10).unwrap().0, b"");
+    assert_eq!(send(&first, b"late"), Ok(4));
+    assert_eq!(send(&first, b"later"), Err(Errno::PIPE));
+    let (first, second) = pair(Carries::BytesAndFiles, 100);
+    drop(second);
+    assert_eq!(send(&first, b"late"), Err(Errno::PIPE), "a Unix socket knows at once");
+}
+
+#[test]
+fn an_aborted_connection_delivers_what_was_sent_and_then_is_reset() {
+    let (first, second) = pair(Carries::Bytes, 100);
+    send(&second, b"data").unwrap();
+    second.abort();
+    drop(second);
+    assert!(first.readiness().contains(Readiness::ERR | Readiness::HUP));
+    assert_eq!(receive(&first, 10).unwrap().0, b"data");
+    assert_eq!(receive(&first, 10).err(), Some(Errno::CONNRESET));
+    assert_eq!(receive(&first, 10).unwrap().0, b"", "the reset is told once");
+    assert_eq!(send(&first, b"x"), Err(Errno::PIPE));
+
+    let (first, second) = pair(Carries::Bytes, 100);
+    second.abort();
+    drop(second);
+    assert_eq!(first.take_error(), Some(Errno::CONNRESET));
+    assert_eq!(first.take_error(), None);
+    assert_eq!(send(&first, b"x"), Err(Errno::PIPE));
+}
