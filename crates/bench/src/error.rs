@@ -26,6 +26,12 @@ pub enum BenchError {
         #[source]
         source: io::Error,
     },
+    /// Nothing was measured there.
+    #[error("there is no run in {}: leave --report out to make one, or name its folder by --into", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A snapshot that was just made can't be read.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),

@@ -1,7 +1,7 @@
 //! A run's folder: every result is appended as it comes, so that an interrupted run goes on where it ended.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -131,7 +131,10 @@ impl Journal {
     /// The run in `folder`, whatever it is, to be reported.
     pub fn of_report(folder: &Path) -> Result<Self, BenchError> {
         let path = folder.join("journal.jsonl");
-        let file = File::open(&path).map_err(BenchError::io("opening", &path))?;
+        let file = File::open(&path).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => BenchError::NoRun { path: folder.to_owned() },
+            _ => BenchError::io("opening", &path)(source),
+        })?;
         Ok(Self { entries: read(&path)?.0, path, file })
     }
 
@@ -183,7 +186,7 @@ pub(crate) fn load(folder: &Path) -> Result<Vec<Entry>, BenchError> {
 fn read(path: &Path) -> Result<(Vec<Entry>, u64), BenchError> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         Err(error) => return Err(BenchError::io("reading", path)(error)),
     };
     let whole = text.rfind('\n').map_or(0, |end| end + 1);

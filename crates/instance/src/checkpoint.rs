@@ -108,7 +108,14 @@ pub(crate) struct Opened {
 }
 
 /// Opens the snapshot in `directory` to go on from it on this machine, which is `host`.
+///
+/// # Errors
+/// Naming files as they are in the directory: whoever hears of them knows it under another name.
 pub(crate) fn open(directory: &Path, host: &MachineIdentity) -> Result<Opened, CheckpointError> {
+    Ok(read(directory, host).map_err(|error| error.inside(directory))?)
+}
+
+fn read(directory: &Path, host: &MachineIdentity) -> Result<Opened, SnapshotError> {
     let snapshot = Snapshot::open_for(directory, host)?;
     let layout = GuestLayout::from_snapshot(&snapshot)?;
     let guest = snapshot.section_postcard(PROCESS, PROCESS_VERSION)?;

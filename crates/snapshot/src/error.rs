@@ -93,6 +93,17 @@ impl SnapshotError {
         Self { offset: Some(offset), ..self }
     }
 
+    /// The same error for a reader to whom `directory`, the snapshot's, means nothing (in a jail it is a descriptor's number):
+    /// files are named as they are in it.
+    #[must_use]
+    pub fn inside(mut self, directory: &Path) -> Self {
+        if let Ok(inside) = self.path.strip_prefix(directory) {
+            let name = if inside.as_os_str().is_empty() { Path::new("the snapshot") } else { inside };
+            self.path = name.to_owned();
+        }
+        self
+    }
+
     /// What may be done about it.
     pub fn kind(&self) -> ErrorKind {
         self.kind

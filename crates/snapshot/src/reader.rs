@@ -72,7 +72,13 @@ impl Snapshot {
         let manifest = sections.decode(SectionKind::MANIFEST, MANIFEST_VERSION)?;
         let stored_pages: PageSet = sections.decode(SectionKind::STORED_PAGES, STORED_PAGES_VERSION)?;
         let memory_path = directory.join(MEMORY_FILE);
-        let (memory, memory_length) = open_file(&memory_path)?;
+        let (memory, memory_length) = open_file(&memory_path).map_err(|error| match error.kind() {
+            // The state file is there, so the name is right.
+            ErrorKind::NotFound => {
+                SnapshotError::new(ErrorKind::Corrupt, "opening", &memory_path, "it is gone")
+            }
+            _ => error,
+        })?;
         if memory_length != header.memory_pages.bytes() {
             let expected = header.memory_pages.bytes();
             let detail = format!("it has {memory_length} bytes, the header says {expected}");

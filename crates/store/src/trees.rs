@@ -66,10 +66,10 @@ impl CodeSource {
             if path.is_dir() {
                 return Ok(Self::Folder(path.to_owned()));
             }
-            let mut magic = [0; 4];
-            File::open(path)?.read_exact(&mut magic)?;
+            let mut magic = Vec::new();
+            File::open(path)?.take(4).read_to_end(&mut magic)?;
             let wrong = "it is neither a folder nor a zip archive";
-            if ZIP_MAGICS.contains(&magic) {
+            if ZIP_MAGICS.iter().any(|known| *known == magic[..]) {
                 Ok(Self::Zip(path.to_owned()))
             } else {
                 Err(std::io::Error::other(wrong))

@@ -7,8 +7,8 @@ use store::FunctionName;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
-The functions are those whose code has a benchmark.json with inputs and expected answers; `cargo xtask functions`
-makes the twelve of examples/functions. Each result is appended to the run's folder as it comes: what was
+The functions are those whose code has a benchmark.json with inputs and expected answers; `cargo xtask functions` \
+makes the twelve of examples/functions. Each result is appended to the run's folder as it comes: what was \
 interrupted goes on when the same command is given again, what is complete is reported again.
 
 Examples:

@@ -43,11 +43,15 @@ pub(crate) enum GuestKind {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The program gets this terminal's standard input, output and error and every descriptor that was open; its exit
-status becomes faasnap's (128 + N when signal N ended it, 3 when it could not be started). Without --root it sees
-this machine's file system, read-only, with /tmp, /run and /dev/shm of its own and without faasnap's home
-directory. It runs as the calling user, as one process: fork and its kin answer ENOSYS.
-With --guest linux it has a kernel of its own and may do what it likes, but sees nothing of this machine: it gets
+The program gets this terminal's standard input, output and error and every descriptor that was open; its exit \
+status becomes faasnap's (128 + N when signal N ended it, 3 when it could not be started). Without --root it sees \
+this machine's file system, read-only, with /tmp, /run and /dev/shm of its own and without faasnap's home \
+directory. It is one process: fork and its kin answer ENOSYS.
+
+The worker of a program is not jailed, as those of functions are: it runs as the calling user, in this session. A program that \
+broke out of its virtual machine could do what the caller can. Run what you don't trust as a function, or as another user.
+
+With --guest linux it has a kernel of its own and may do what it likes, but sees nothing of this machine: it gets \
 standard input, output and error only, and --root's files, read-only below what it writes.
 
 Examples:

@@ -8,6 +8,12 @@ use store::{FunctionName, Handler, MemoryMegabytes, RuntimeName, TimeoutSeconds}
 use super::{OutputArguments, values};
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  faasnap function create hello --runtime python3.11 --handler app.handler --code ./hello
+  faasnap function list
+  faasnap function show hello --verify
+  faasnap function rm hello")]
 pub(crate) enum FunctionCommand {
     /// Create a function from a folder or a zip
     Create(CreateFunction),
@@ -34,8 +40,8 @@ pub(crate) enum FunctionCommand {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Limits are those of AWS Lambda: code and layers unpack to at most 262144000 bytes, environment variables take at
-most 4 KB, there are at most 5 layers. A zip may not hold paths with '..' or absolute ones, symbolic links that
+Limits are those of AWS Lambda: code and layers unpack to at most 262144000 bytes, environment variables take at \
+most 4 KB, there are at most 5 layers. A zip may not hold paths with '..' or absolute ones, symbolic links that \
 leave it, or a name twice.
 
 Examples:

@@ -65,10 +65,10 @@ fn payload(text: &str) -> Result<Payload, String> {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The function's answer goes to standard output, its log to standard error. Exit status 0, or 1 with the function's
+The function's answer goes to standard output, its log to standard error. Exit status 0, or 1 with the function's \
 error as JSON on standard output.
 
-A node that serves this home (`faasnap serve`) answers, from a warm instance if it has one; with an option that says how
+A node that serves this home (`faasnap serve`) answers, from a warm instance if it has one; with an option that says how \
 the answer is to come about or what is to be shown of it, the function runs in an instance of this command's own.
 
 Examples:
@@ -78,7 +78,7 @@ Examples:
   faasnap invoke hello --timeline                              what the time went into
   faasnap invoke hello --strategy warm --timeline              a second call of the same instance
   faasnap invoke hello --strategy reap --timeline              by another restore strategy
-  faasnap invoke hello --without concurrent-paging,populate    FaaSnap without some of its techniques
+  faasnap invoke hello --without concurrent-paging,populate    without some techniques
   faasnap invoke hello --restores 20 --drop-cache              medians of 20 cold starts from disk
   generate-event | faasnap invoke hello --payload -")]
 pub(crate) struct InvokeArguments {

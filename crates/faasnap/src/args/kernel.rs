@@ -53,7 +53,7 @@ pub(crate) struct StoredKernel {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs apt-get and dpkg-deb (Debian, Ubuntu), but no root: the package is downloaded into the home's cache and
+Needs apt-get and dpkg-deb (Debian, Ubuntu), but no root: the package is downloaded into the home's cache and \
 unpacked there, nothing on this machine is installed or changed. A kernel of that name is replaced.
 
 Examples:
@@ -66,8 +66,8 @@ pub(crate) struct BuildKernel {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A guest needs virtio devices over memory-mapped registers announced by ACPI (virtio_mmio, virtio_blk, vsock with
-its virtio transport, virtio_rng), erofs and overlayfs. What of these is not built into the kernel is taken from
+A guest needs virtio devices over memory-mapped registers announced by ACPI (virtio_mmio, virtio_blk, vsock with \
+its virtio transport, virtio_rng), erofs and overlayfs. What of these is not built into the kernel is taken from \
 --modules, where modules must not be compressed.
 
 Examples:

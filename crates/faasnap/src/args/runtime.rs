@@ -9,6 +9,13 @@ use store::RuntimeName;
 use super::OutputArguments;
 
 #[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  faasnap runtime build python3.11
+  faasnap runtime import mine root.tar.gz
+  faasnap runtime list
+  faasnap runtime show python3.11 --verify
+  faasnap runtime rm python3.11")]
 pub(crate) enum RuntimeCommand {
     /// Build a runtime from Debian packages (and AWS's runtime client from the Python package index)
     Build(BuildRuntime),
@@ -46,12 +53,12 @@ fn recipes() -> PossibleValuesParser {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Needs apt-get and dpkg-deb (Debian, Ubuntu), but no root: packages are downloaded into the home's cache and
+Needs apt-get and dpkg-deb (Debian, Ubuntu), but no root: packages are downloaded into the home's cache and \
 unpacked there, nothing on this machine is installed or changed. A runtime that is up to date is not built again.
 
 Examples:
   faasnap runtime build python3.11
-  faasnap runtime build python3.11 --name python3.11-science --package numpy --package pillow==11.0.0
+  faasnap runtime build python3.11 --name science --package numpy --package pillow==11.0.0
   faasnap runtime build provided.al2023
   faasnap runtime build provided.al2023 --name tools --debian sqlite3 --debian lua5.4")]
 pub(crate) struct BuildRuntime {
@@ -76,7 +83,7 @@ pub(crate) struct BuildRuntime {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The root needs what AWS Lambda's base images have: a program at /var/runtime/bootstrap, unless the function
+The root needs what AWS Lambda's base images have: a program at /var/runtime/bootstrap, unless the function \
 brings its own at /var/task/bootstrap.
 
 Examples:

@@ -18,14 +18,14 @@ pub(crate) enum Auth {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It prints one line to copy when it answers, and stops on SIGTERM or SIGINT: invocations under way end first. Requests
-must be signed with an access key of the credentials file, which is made on the first start; --auth none answers
+It prints one line to copy when it answers, and stops on SIGTERM or SIGINT: invocations under way end first. Requests \
+must be signed with an access key of the credentials file, which is made on the first start; --auth none answers \
 everybody and is for this machine alone.
 
 The log goes to standard error; FAASNAP_LOG says how much of it (error, warn, info, debug, or module=level).
 
-Snapshots: a version published with SnapStart has its own. Besides, a function is snapshotted after its first cold
-start, so that the next one is a restore; --no-automatic-snapshots leaves that out, and a function whose initialisation
+Snapshots: a version published with SnapStart has its own. Besides, a function is snapshotted after its first cold \
+start, so that the next one is a restore; --no-automatic-snapshots leaves that out, and a function whose initialisation \
 takes what must not be copied (an identity, a seed, a lease) should run with it or use SnapStart's hooks.
 
 Examples:

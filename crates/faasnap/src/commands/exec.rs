@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use instance::{HostBind, Program, ProgramEnd, program_mounts};
+use instance::{HostBind, Program, ProgramEnd, ProgramError, program_mounts};
 use process_kernel::task::{ExitStatus, Identity};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getgid, getpid, getuid, pidfd_getfd, pidfd_open};
 
@@ -32,12 +32,23 @@ pub(super) fn run(home: Option<&Path>, arguments: ExecArguments) -> Result<Outco
     let verbose = arguments.verbose;
     let program = program(home, arguments, descriptors)?;
     let (name, limit) = (program.program.clone(), program.memory_limit);
-    let end = program.run()?;
+    let end = program.run().map_err(explained)?;
     say(&String::from_utf8_lossy(&name), limit, &end, verbose);
     Ok(Outcome::Status(match end.status {
         ExitStatus::Code(code) => code,
         ExitStatus::Signal(signal) => KILLED.saturating_add(u8::try_from(signal).unwrap_or(0)),
     }))
+}
+
+/// The error, with what to do where it is a matter of the command line.
+fn explained(error: ProgramError) -> anyhow::Error {
+    let directory = matches!(error, ProgramError::Directory { .. });
+    let error = anyhow::Error::from(error);
+    if directory {
+        error.context("choose another directory by --cwd, or bring this one in by --bind: /tmp, /run and /dev/shm are the guest's own")
+    } else {
+        error
+    }
 }
 
 fn program(

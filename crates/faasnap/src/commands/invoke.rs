@@ -9,9 +9,10 @@ use function_worker::{INIT_LIMIT, REGION, RestoreOptions, Role, SpareWorker, Wor
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 use serde_bytes::ByteBuf;
 use serde_json::value::RawValue;
-use store::{Function, Lease, OpenFunction, SnapshotEntry, Store};
+use store::{Function, FunctionName, Lease, OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
 use worker_protocol::{Answer, Exit, Failure, FailureKind, Health, Invoke, Record};
 
@@ -21,7 +22,6 @@ use crate::output::{log_sink, note, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Report<'a> {
     request_id: &'a str,
     /// Whether the function failed.
@@ -64,7 +64,10 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
             (answer.payload.to_vec(), failed, Some((answer, timeline)))
         }
         Err(error) => match error.downcast::<WorkerError>() {
-            Ok(WorkerError::Failed(failure)) => (function_error(failure, &request_id)?, true, None),
+            Ok(WorkerError::Failed(failure)) => {
+                let answer = function_error(failure, &request_id);
+                (answer.with_context(|| way.failed(&arguments.name))?, true, None)
+            }
             Ok(other) => return Err(other.into()),
             Err(error) => return Err(error),
         },
@@ -113,6 +116,14 @@ impl Chosen {
         Ok(Self { snapshot, options, calls })
     }
 
+    /// What did not work when the instance could not answer.
+    fn failed(&self, function: &FunctionName) -> String {
+        match &self.snapshot {
+            Some((entry, _)) => format!("restoring {function}@{}", entry.id),
+            None => format!("booting {function}"),
+        }
+    }
+
     fn name(&self) -> &'static str {
         match &self.snapshot {
             Some(_) => "snapshot",
@@ -156,8 +167,9 @@ pub(super) fn existing(store: &Store, function: &OpenFunction) -> Result<(Snapsh
     })
 }
 
+/// The event, which must be JSON: AWS Lambda refuses all else, too.
 fn payload(payload: &Payload) -> Result<Vec<u8>> {
-    Ok(match payload {
+    let bytes = match payload {
         Payload::Text(text) => text.clone().into_bytes(),
         Payload::File(path) => fs::read(path).with_context(|| format!("reading {}", path.display()))?,
         Payload::StandardInput => {
@@ -165,7 +177,11 @@ fn payload(payload: &Payload) -> Result<Vec<u8>> {
             stdin().lock().read_to_end(&mut bytes).context("reading standard input")?;
             bytes
         }
-    })
+    };
+    serde_json::from_slice::<IgnoredAny>(&bytes).context(
+        "the payload is not JSON: write --payload '{\"name\": \"value\"}', --payload @FILE, or --payload - for standard input",
+    )?;
+    Ok(bytes)
 }
 
 fn invoke(
@@ -222,7 +238,7 @@ pub(super) fn invocation(function: &OpenFunction, request_id: &str, payload: &[u
 }
 
 /// What the caller of a function that never came to run gets: AWS's texts. What is no fault of the function stays an error.
-fn function_error(failure: Failure, request_id: &str) -> Result<Vec<u8>> {
+pub(super) fn function_error(failure: Failure, request_id: &str) -> Result<Vec<u8>> {
     let ended = |outcome: Ending| Ok(outcome.payload(request_id));
     match failure.kind {
         FailureKind::Init { payload, .. } | FailureKind::Restore { payload, .. } => Ok(payload.into_vec()),

@@ -14,7 +14,6 @@ use crate::output::{Table, log_sink, note, print, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Report {
     strategy: RestoreStrategy,
     /// Whether each worker was ready before its request.
@@ -30,7 +29,6 @@ struct Report {
 
 /// Milliseconds.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Figures {
     median: f64,
     p99: f64,

@@ -50,7 +50,9 @@ fn find(store: &Store, reference: &SnapshotReference) -> Result<(SnapshotEntry, 
         Some(id) => id.clone(),
         None => match store.current_snapshot(&store.open_function(function)?)? {
             Some(entry) => entry.id,
-            None => bail!("function {function} has no snapshot that fits it as it is now"),
+            None => bail!(
+                "function {function} has no snapshot that fits it as it is now: run `faasnap snapshot create {function}`"
+            ),
         },
     };
     Ok(store.open_snapshot(function, &id)?)

@@ -1,19 +1,19 @@
 //! `faasnap snapshot create`.
 
 use anyhow::{Context, Result};
-use function_worker::{INIT_LIMIT, Role, SpareWorker};
+use function_worker::{INIT_LIMIT, Role, SpareWorker, WorkerError};
 use restore::Timeline;
 use serde::Serialize;
 use store::Store;
-use worker_protocol::SnapshotPoint;
+use worker_protocol::{Failure, SnapshotPoint};
 
 use super::Outcome;
+use super::invoke::function_error;
 use crate::args::CreateSnapshot;
-use crate::output::{bytes, log_sink, print, print_json};
+use crate::output::{bytes, log_sink, note, print, print_json};
 
 /// What `--json` prints.
 #[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
 struct Created {
     function: String,
     id: String,
@@ -26,12 +26,26 @@ struct Created {
     bytes_on_disk: u64,
 }
 
+/// What is said of a function that does not come to wait for an invocation: its own error, as `faasnap invoke` shows it.
+fn not_initialised(failure: Failure, arguments: &CreateSnapshot) -> Result<Outcome> {
+    let function = &arguments.function;
+    let error = function_error(failure, "").with_context(|| format!("booting {function}"))?;
+    let more = if arguments.log { "" } else { " (--log shows what it wrote)" };
+    note(&format!("{function} failed in its initialisation, there is nothing to keep{more}"));
+    print(&String::from_utf8_lossy(&error))?;
+    Ok(Outcome::Negative)
+}
+
 pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> {
     let function = store.open_function(&arguments.function)?;
     let timeline = Timeline::start();
     let worker = SpareWorker::start()?;
     let mut worker = worker.configure(&function, &Role::latest(true), log_sink(arguments.log), timeline)?;
-    let booted = worker.boot(INIT_LIMIT)?;
+    let booted = match worker.boot(INIT_LIMIT) {
+        Ok(booted) => booted,
+        Err(WorkerError::Failed(failure)) => return not_initialised(failure, arguments),
+        Err(other) => return Err(other.into()),
+    };
     let staging = store.stage_snapshot()?;
     let place = staging.path();
     let parent = place.parent().context("a staged snapshot has no parent folder")?;
