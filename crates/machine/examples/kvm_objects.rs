@@ -4,6 +4,7 @@
 //!
 //! Each line is the median of as many virtual machines as [`TIMES`] says, in microseconds; a machine's end is included, as it is
 //! part of what a worker costs.
+// A figure that can't be had is a reason to end.
 #![allow(clippy::unwrap_used)]
 
 use std::fs::File;

@@ -10,8 +10,8 @@ use super::socket::{credentials, read_address, socket_of, write_address};
 use super::time::read_timeout;
 use super::{Arguments, Cx, Restart, Sending, Stop, SysResult};
 use crate::clock::Deadline;
-use crate::file::{Destination, Fd, OpenFile, Origin};
-use crate::net::{Incoming, Outgoing, ReceiveFlags, Socket, SocketType};
+use crate::file::{Destination, Fd, OpenFile, Origin, Readiness};
+use crate::net::{Incoming, Outgoing, ReceiveFlags, Socket, SocketAddress, SocketType};
 
 pub(super) fn dispatch(cx: &mut Cx<'_>, number: c_long, a: Arguments) -> Option<SysResult> {
     Some(match number {
@@ -110,6 +110,9 @@ fn send_messages(cx: &Cx<'_>, fd: Fd, array: u64, count: u64, flags: i32) -> Sys
     Ok(done)
 }
 
+/// As much as MSG_WAITALL leaves in the socket until it is complete: what the smallest receive buffer holds.
+const ALL_AT_ONCE: usize = 4096;
+
 /// Receives as recvmsg(2) does: waits unless told not to, and with MSG_WAITALL until a stream has filled the buffer.
 fn receive(
     cx: &Cx<'_>,
@@ -128,6 +131,9 @@ fn receive(
     let how = ReceiveFlags { peek: flags & libc::MSG_PEEK != 0 };
     let nonblocking = file.nonblocking() || flags & libc::MSG_DONTWAIT != 0;
     let fill = flags & libc::MSG_WAITALL != 0 && !how.peek && is_stream(socket);
+    if fill && !nonblocking && into.remaining() <= ALL_AT_ONCE {
+        wait_for_all(cx, file, socket, into.remaining(), deadline)?;
+    }
     let mut all = Incoming::default();
     loop {
         match receive_once(cx, file, socket, into, how, deadline, nonblocking) {
@@ -146,6 +152,30 @@ fn receive(
             Err(stop) => return Err(stop),
         }
     }
+}
+
+/// Waits until a stream inside the guest has `wanted` bytes, or can't have them any more. Nothing is taken meanwhile, so that the call can be made
+/// again when it is interrupted: a snapshot in between is not seen by the program.
+fn wait_for_all(
+    cx: &Cx<'_>,
+    file: &OpenFile,
+    socket: &dyn Socket,
+    wanted: usize,
+    deadline: Option<Deadline>,
+) -> Result<(), Stop> {
+    let inside = match socket.peer_address() {
+        Ok(SocketAddress::Inet(peer)) => peer.ip().is_loopback(),
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    let Some(queue) = file.object.wait_queue().filter(|_| inside) else { return Ok(()) };
+    let restart = if deadline.is_some() { Restart::Never } else { Restart::WithFlag };
+    let over = Readiness::RDHUP | Readiness::HUP | Readiness::ERR;
+    cx.wait(&[queue], deadline, restart, || {
+        let complete = socket.readable_bytes() >= wanted || file.object.readiness().intersects(over);
+        if complete { Ok(()) } else { Err(Errno::AGAIN) }
+    })?;
+    Ok(())
 }
 
 fn receive_once(
