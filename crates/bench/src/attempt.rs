@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use function_worker::{
-    FunctionWorker, INIT_LIMIT, LogSink, REGION, RestoreOptions, Role, SpareWorker, WorkerError,
+    FunctionWorker, INIT_LIMIT, LogSink, REGION, RestoreOptions, Role, SpareWorker, WorkerError, guest_kind,
 };
 use parking_lot::Mutex;
 use restore::{Phase, RestoreStrategy, Timeline};
@@ -156,7 +156,8 @@ impl Request<'_> {
         started: impl Fn(u32) -> Result<(), BenchError>,
     ) -> Result<Measured, Trouble> {
         let log = Log::default();
-        let ready = if how.ready_worker { Some(ready_worker().map_err(log.failed())?) } else { None };
+        let ready =
+            if how.ready_worker { Some(self.subject.ready_worker().map_err(log.failed())?) } else { None };
         if let Some(worker) = &ready {
             started(worker.process_id())?;
         }
@@ -169,7 +170,7 @@ impl Request<'_> {
         let clock = timeline.clone();
         let worker = match ready {
             Some(worker) => worker,
-            None => SpareWorker::start().map_err(log.failed())?,
+            None => self.subject.worker().map_err(log.failed())?,
         };
         let role = Role::latest(true);
         let mut worker =
@@ -231,7 +232,7 @@ impl Request<'_> {
 
     fn try_booted(&self) -> Result<Measured, Trouble> {
         let log = Log::default();
-        let worker = ready_worker().map_err(log.failed())?;
+        let worker = self.subject.ready_worker().map_err(log.failed())?;
         let timeline = Timeline::start();
         let clock = timeline.clone();
         let role = Role::latest(false);
@@ -259,7 +260,7 @@ impl WarmInstance {
     pub fn start(request: Request<'_>, snapshot: &Path) -> Result<Self, BenchError> {
         let start = || -> Result<Self, Trouble> {
             let log = Log::default();
-            let worker = ready_worker().map_err(log.failed())?;
+            let worker = request.subject.ready_worker().map_err(log.failed())?;
             let (role, timeline) = (Role::latest(true), Timeline::start());
             let mut worker = worker
                 .configure(&request.subject.function, &role, log.sink(), timeline)
@@ -303,18 +304,25 @@ pub(crate) fn recorded(
     request.restored(snapshot, &how, started)
 }
 
-/// A worker whose virtual machine is made.
-pub(crate) fn ready_worker() -> Result<SpareWorker, WorkerError> {
-    let mut worker = SpareWorker::start()?;
-    worker.wait_ready()?;
-    Ok(worker)
+impl Subject {
+    /// A worker for its kind of guest.
+    fn worker(&self) -> Result<SpareWorker, WorkerError> {
+        SpareWorker::start(guest_kind(&self.function.function.config.guest))
+    }
+
+    /// The same, with its virtual machine made.
+    pub fn ready_worker(&self) -> Result<SpareWorker, WorkerError> {
+        let mut worker = self.worker()?;
+        worker.wait_ready()?;
+        Ok(worker)
+    }
 }
 
 /// Boots the function and writes its snapshot below `parent`, in a folder named `snapshot`.
 pub(crate) fn snapshotted(request: Request<'_>, parent: &Path) -> Result<(), BenchError> {
     let write = || -> Result<(), Trouble> {
         let log = Log::default();
-        let worker = ready_worker().map_err(log.failed())?;
+        let worker = request.subject.ready_worker().map_err(log.failed())?;
         let (role, timeline) = (Role::latest(true), Timeline::start());
         let mut worker =
             worker.configure(&request.subject.function, &role, log.sink(), timeline).map_err(log.failed())?;

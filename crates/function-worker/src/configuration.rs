@@ -1,14 +1,20 @@
 //! What a worker is told about a function: its files, environment and limits.
 
+use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use jail::{Access, Passage, ResourceLimits};
 use runtime_api::environment::{FunctionEnvironment, InitializationType};
+use rustix::fs::MemfdFlags;
 use serde_bytes::ByteBuf;
-use store::OpenFunction;
+use store::{Guest, LinuxFiles, OpenFunction, OpenKernel};
 use uuid::Uuid;
-use worker_protocol::{Attached, Configuration, GuestKind, Limits, Mount, NetworkPolicy, RuntimeService};
+use worker_protocol::{
+    Attached, BOOT_LIMIT, Configuration, Descriptor, GuestKind, Kernel, KernelModule, Limits, Mount,
+    NetworkPolicy, RuntimeService,
+};
 
 use crate::error::WorkerError;
 
@@ -26,6 +32,9 @@ const MEGABYTES_PER_CPU: u32 = 1769;
 const TASKS: u32 = 1024;
 const OPEN_FILES: u32 = 1024;
 
+/// Where an instance sees its code and its layers.
+const CODE: &str = "/var/task";
+const LAYERS: &str = "/opt";
 /// Where a function's program is looked for, in this order.
 const BOOTSTRAPS: [&str; 3] = ["/var/runtime/bootstrap", "/var/task/bootstrap", "/opt/bootstrap"];
 
@@ -64,26 +73,21 @@ pub(crate) fn configuration(
     passage: &Passage,
 ) -> Result<(Configuration, Attached), WorkerError> {
     let mut attached = Attached::default();
-    let mut attach = |fd: &OwnedFd| -> Result<_, WorkerError> {
-        Ok(attached.attach(passage.directory(fd.as_fd(), Access::Read)?))
+    let (root, mounts) = match &function.linux {
+        None => directories(function, passage, &mut attached)?,
+        Some(files) => images(files, &mut attached)?,
     };
-    let root = attach(&function.runtime.directory)?;
-    let mount = |source, target: &str| Mount { source, target: bytes(target), writable: false };
-    let mut mounts = vec![mount(attach(&function.code.directory)?, "/var/task")];
-    if let Some(layers) = &function.layers {
-        mounts.push(mount(attach(&layers.directory)?, "/opt"));
-    }
     let program = bootstrap(function)?;
     let token = Uuid::new_v4().simple().to_string();
     let config = &function.function.config;
     let configuration = Configuration {
-        guest: GuestKind::Process,
+        guest: guest_kind(&function.function.config.guest),
         root,
         mounts,
         program: bytes(program),
         arguments: vec![bytes(program)],
         environment: environment(function, role, &token),
-        working_directory: bytes("/var/task"),
+        working_directory: bytes(CODE),
         inherited: Vec::new(),
         limits: Limits {
             memory: config.memory.bytes(),
@@ -102,6 +106,72 @@ pub(crate) fn configuration(
         }),
     };
     Ok((configuration, attached))
+}
+
+/// The function's directories, each so that nothing leads out of it.
+fn directories(
+    function: &OpenFunction,
+    passage: &Passage,
+    attached: &mut Attached,
+) -> Result<(Descriptor, Vec<Mount>), WorkerError> {
+    let mut attach = |fd: &OwnedFd| -> Result<_, WorkerError> {
+        Ok(attached.attach(passage.directory(fd.as_fd(), Access::Read)?))
+    };
+    let root = attach(&function.runtime.directory)?;
+    let mut mounts = vec![mount(attach(&function.code.directory)?, CODE)];
+    if let Some(layers) = &function.layers {
+        mounts.push(mount(attach(&layers.directory)?, LAYERS));
+    }
+    Ok((root, mounts))
+}
+
+/// The images of the same.
+fn images(files: &LinuxFiles, attached: &mut Attached) -> Result<(Descriptor, Vec<Mount>), WorkerError> {
+    let mut attach = |file: &File| -> Result<_, WorkerError> {
+        Ok(attached.attach(file.try_clone().map_err(WorkerError::Image)?))
+    };
+    let root = attach(&files.root)?;
+    let mut mounts = vec![mount(attach(&files.code)?, CODE)];
+    if let Some(layers) = &files.layers {
+        mounts.push(mount(attach(layers)?, LAYERS));
+    }
+    Ok((root, mounts))
+}
+
+fn mount(source: Descriptor, target: &str) -> Mount {
+    Mount { source, target: bytes(target), writable: false }
+}
+
+/// A kernel with its modules, as files in memory for the worker to read.
+pub(crate) fn kernel(kernel: OpenKernel) -> Result<(Kernel, Attached), WorkerError> {
+    let mut attached = Attached::default();
+    let mut attach = |name: &str, content: &[u8]| {
+        let file = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC)?;
+        let mut file = File::from(file);
+        file.write_all(content)?;
+        file.rewind()?;
+        Ok::<_, std::io::Error>(attached.attach(file))
+    };
+    let mut modules = Vec::new();
+    let image = attach("kernel", &kernel.image).map_err(WorkerError::Image)?;
+    for module in kernel.modules {
+        let file = attach("module", &module.content).map_err(WorkerError::Image)?;
+        modules.push(KernelModule { name: module.name, file });
+    }
+    Ok((Kernel { image, modules, command_line: kernel.record.command_line }, attached))
+}
+
+/// How long a function's kernel may take to boot before its init begins: nothing when there is none.
+pub fn boot_limit(function: &OpenFunction) -> Duration {
+    if function.linux.is_some() { BOOT_LIMIT } else { Duration::ZERO }
+}
+
+/// What a function's guest is called in the protocol.
+pub fn guest_kind(guest: &Guest) -> GuestKind {
+    match guest {
+        Guest::Process => GuestKind::Process,
+        Guest::Linux { .. } => GuestKind::Linux,
+    }
 }
 
 fn bytes(text: &str) -> ByteBuf {

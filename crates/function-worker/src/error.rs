@@ -43,6 +43,12 @@ pub enum WorkerError {
         #[source]
         source: io::Error,
     },
+    /// An image of a file system, or a kernel, can't be handed on.
+    #[error("handing the worker an image or a kernel")]
+    Image(#[source] io::Error),
+    /// The kernel can't be read.
+    #[error(transparent)]
+    Kernel(#[from] store::StoreError),
     /// There is no program to start.
     #[error(
         "function {function} has nothing to run: neither its runtime {runtime} nor its code nor a layer has a bootstrap"

@@ -25,13 +25,13 @@ use std::time::Duration;
 
 use jail::{Access, Launched, Program};
 use restore::{Phase, Timeline};
-use store::OpenFunction;
+use store::{KernelSource, OpenFunction};
 use worker_protocol::{
-    Answer, Attached, Booted, FromWorker, Invoke, LogStream, NodeChannel, Received, Record, RestoreRequest,
-    Restored, Snapshotted, ToWorker, pair,
+    Answer, Attached, Booted, FromWorker, GuestKind, Invoke, LogStream, NodeChannel, Received, Record,
+    RestoreRequest, Restored, Snapshotted, ToWorker, pair,
 };
 
-pub use configuration::{INIT_LIMIT, REGION, RESTORE_LIMIT, Role};
+pub use configuration::{INIT_LIMIT, REGION, RESTORE_LIMIT, Role, boot_limit, guest_kind};
 pub use error::WorkerError;
 pub use options::RestoreOptions;
 pub use polled::Heard;
@@ -59,6 +59,9 @@ pub struct FunctionWorker {
     log: LogSink,
     /// From the request on.
     timeline: Timeline,
+    /// What a linux guest boots.
+    kernel: Option<KernelSource>,
+    boot_limit: Duration,
 }
 
 impl std::fmt::Debug for FunctionWorker {
@@ -71,25 +74,29 @@ impl std::fmt::Debug for FunctionWorker {
 }
 
 impl SpareWorker {
-    /// Starts a worker: this very executable run again as `faasnap worker`.
+    /// Starts a worker: this very executable run again as `faasnap worker`. `guest` says what its machine is made for.
     ///
     /// # Errors
     /// [`WorkerError::Jail`] or [`WorkerError::Channel`] when the machine has no room for another process or socket.
-    pub fn start() -> Result<Self, WorkerError> {
-        Self::start_program(&PathBuf::from("/proc/self/exe"))
+    pub fn start(guest: GuestKind) -> Result<Self, WorkerError> {
+        Self::start_program(&PathBuf::from("/proc/self/exe"), guest)
     }
 
     /// Starts a worker from the executable at `program`, in a jail as strong as [`jail::authority`] allows.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_program(program: &Path) -> Result<Self, WorkerError> {
+    pub fn start_program(program: &Path, guest: GuestKind) -> Result<Self, WorkerError> {
         let (channel, socket) = pair()?;
         let mut passed = vec![("kvm", device("/dev/kvm")?)];
         // Without it, the strategies that need it say so.
         passed.extend(device("/dev/userfaultfd").ok().map(|device| ("userfaultfd", device)));
-        let jailed =
-            jail::launch(Program { path: program, arguments: &["faasnap", "worker"], socket, passed })?;
+        let kind = match guest {
+            GuestKind::Process => "process",
+            GuestKind::Linux => "linux",
+        };
+        let arguments = &["faasnap", "worker", "--guest", kind];
+        let jailed = jail::launch(Program { path: program, arguments, socket, passed })?;
         Ok(Self { channel, jailed, is_ready: false })
     }
 
@@ -135,7 +142,10 @@ impl SpareWorker {
         timeline: Timeline,
     ) -> Result<FunctionWorker, WorkerError> {
         // From here on the process ends with the value, whatever goes wrong.
-        let mut worker = FunctionWorker { channel: self.channel, jailed: self.jailed, log, timeline };
+        let kernel = function.linux.as_ref().map(|files| files.kernel.clone());
+        let boot_limit = boot_limit(function);
+        let mut worker =
+            FunctionWorker { channel: self.channel, jailed: self.jailed, log, timeline, kernel, boot_limit };
         worker.timeline.reached(Phase::WorkerReady);
         worker.jailed.process.limit(configuration::resources(function)).map_err(WorkerError::Limit)?;
         let (configuration, attached) = configuration::configuration(function, role, &worker.jailed.passage)?;
@@ -155,9 +165,9 @@ impl FunctionWorker {
     /// # Errors
     /// [`WorkerError::Failed`] with the function's own report when it can't initialise.
     pub fn boot(&mut self, limit: Duration) -> Result<Booted, WorkerError> {
-        self.channel.sender.enqueue(&ToWorker::Boot, Attached::default())?;
+        self.ask_boot()?;
         self.flush()?;
-        match self.answer(limit)? {
+        match self.answer(limit + self.boot_limit)? {
             FromWorker::Booted(booted) => Ok(booted),
             other => Err(unexpected(&other)),
         }
@@ -189,6 +199,17 @@ impl FunctionWorker {
         self.flush()?;
         let restored = self.restored()?;
         Ok((restored, self.answered(limit)?))
+    }
+
+    fn ask_boot(&mut self) -> Result<(), WorkerError> {
+        let (kernel, attached) = match &self.kernel {
+            None => (None, Attached::default()),
+            Some(source) => {
+                let (kernel, attached) = configuration::kernel(source.read()?)?;
+                (Some(kernel), attached)
+            }
+        };
+        Ok(self.channel.sender.enqueue(&ToWorker::Boot { kernel }, attached)?)
     }
 
     fn ask_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {

@@ -45,9 +45,10 @@ impl FunctionWorker {
     /// Asks for a boot; [`Heard::Booted`] follows.
     ///
     /// # Errors
-    /// [`WorkerError::Channel`] when the worker is gone.
+    /// [`WorkerError::Channel`] when the worker is gone, [`WorkerError::Kernel`] when a linux guest has none.
     pub fn send_boot(&mut self) -> Result<(), WorkerError> {
-        self.send(&ToWorker::Boot)
+        self.ask_boot()?;
+        self.send_more().map(drop)
     }
 
     /// Asks for a restore as [`Self::restore`] does; [`Heard::Restored`] follows.

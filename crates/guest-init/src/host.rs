@@ -3,7 +3,6 @@
 use std::ffi::{OsString, c_int};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::FromRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,29 +11,18 @@ use std::thread;
 
 use guest_init::wire::{self, Ended, Kind, Resume, Start};
 
-use crate::{Failure, freezer, system};
+use crate::relay::Relay;
+use crate::{Failure, freezer, sockets, system};
 
-const AF_VSOCK: c_int = 40;
-const SOCK_STREAM: c_int = 1;
-const SOCK_CLOEXEC: c_int = 0o2_000_000;
-const HOST: u32 = 2;
 /// Bytes of output in one message at most.
-const PIECE: usize = 32 << 10;
+pub(crate) const PIECE: usize = 32 << 10;
 
-/// linux/vm_sockets.h
-#[repr(C)]
-struct Address {
-    family: u16,
-    reserved: u16,
-    port: u32,
-    cid: u32,
-    flags: u8,
-    zero: [u8; 3],
-}
+/// The connection to the host, for whoever has something to say.
+pub(crate) type Writer = Arc<Mutex<File>>;
+
+const SIGKILL: u8 = 9;
 
 unsafe extern "C" {
-    fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
-    fn connect(descriptor: c_int, address: *const Address, length: u32) -> c_int;
     fn waitpid(process: c_int, status: *mut c_int, options: c_int) -> c_int;
     fn kill(process: c_int, signal: c_int) -> c_int;
 }
@@ -43,12 +31,12 @@ unsafe extern "C" {
 pub(crate) struct Host {
     /// Until the program runs: then the thread that listens has it.
     reader: Option<File>,
-    writer: Arc<Mutex<File>>,
+    writer: Writer,
 }
 
 impl Host {
     pub fn connect() -> Result<Self, Failure> {
-        let reader = connect_once().map_err(|error| format!("connecting to the host: {error}"))?;
+        let reader = sockets::to_host().map_err(|error| format!("connecting to the host: {error}"))?;
         let writer = reader.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
         Ok(Self { reader: Some(reader), writer: Arc::new(Mutex::new(writer)) })
     }
@@ -71,6 +59,10 @@ impl Host {
 
     /// Runs the program and passes on what it says, until it has ended.
     pub fn serve(&mut self, start: &Start) -> Result<(), Failure> {
+        let relay = Relay::default();
+        if start.served_port != 0 {
+            relay.listen(start.served_port, &self.writer)?;
+        }
         let mut child = freezer::start_inside(|| spawn(start))??;
         let pid = child.id() as c_int;
         let mut pumps = Vec::new();
@@ -83,9 +75,12 @@ impl Host {
         let input = child.stdin.take();
         if let Some(reader) = self.reader.take() {
             let writer = self.writer.clone();
-            thread::spawn(move || listen(reader, &writer, input, pid));
+            thread::spawn(move || listen(reader, &writer, &relay, input, pid));
         }
-        let ended = reap(pid);
+        let mut ended = reap(pid);
+        if ended == Ended::Signal(SIGKILL) && freezer::ran_out_of_memory() {
+            ended = Ended::OutOfMemory;
+        }
         for pump in pumps {
             // What a child of the program still writes is not waited for.
             if pump.is_finished() || ended_soon(&pump) {
@@ -97,34 +92,19 @@ impl Host {
     }
 }
 
-/// A connection to the host's port.
-fn connect_once() -> io::Result<File> {
-    let address =
-        Address { family: AF_VSOCK as u16, reserved: 0, port: wire::PORT, cid: HOST, flags: 0, zero: [0; 3] };
-    // SAFETY: no pointers.
-    let descriptor = unsafe { socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: nobody else has the descriptor.
-    let stream = unsafe { File::from_raw_fd(descriptor) };
-    // SAFETY: a live address of the length that is given.
-    let result = unsafe { connect(descriptor, &raw const address, size_of::<Address>() as u32) };
-    if result == 0 { Ok(stream) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Freezes the program, gives up the connection and makes a new one, maybe in another machine and at another time. Whoever has
-/// something to say to the host waits meanwhile.
+/// Freezes the program, gives up the connection and waits for the host to make another, maybe in another machine and at
+/// another time. Whoever has something to say to the host waits meanwhile.
 fn rest(reader: File, writer: &Mutex<File>) -> Result<File, Failure> {
     freezer::freeze()?;
     let mut writer = writer.lock().map_err(|_| "a thread of init panicked".to_owned())?;
+    // Before the connection is closed, by which the host sees that it may take the snapshot.
+    let listener = sockets::Listener::new().map_err(|error| format!("listening for the host: {error}"))?;
     drop(reader);
     let nowhere = File::open("/dev/null").map_err(|error| format!("opening /dev/null: {error}"))?;
     drop(std::mem::replace(&mut *writer, nowhere));
     loop {
-        // A connection from before a restore is reset at its first use; then there is another try.
-        if let Ok(mut stream) = connect_once()
-            && let Ok(Some((Kind::Resume, body))) = wire::read(&mut stream)
+        let mut stream = listener.accept().map_err(|error| format!("waiting for the host: {error}"))?;
+        if let Ok(Some((Kind::Resume, body))) = wire::read(&mut stream)
             && let Some(resume) = Resume::decode(&body)
         {
             system::set_clock(resume.time)?;
@@ -133,7 +113,6 @@ fn rest(reader: File, writer: &Mutex<File>) -> Result<File, Failure> {
             freezer::thaw()?;
             return Ok(stream);
         }
-        thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 
@@ -184,7 +163,7 @@ fn pump(
     })
 }
 
-fn send(writer: &Mutex<File>, kind: Kind, body: &[u8]) {
+pub(crate) fn send(writer: &Mutex<File>, kind: Kind, body: &[u8]) {
     if let Ok(mut writer) = writer.lock() {
         // When the host is gone, the machine is about to be.
         let _ = wire::write(&mut *writer, kind, body);
@@ -192,7 +171,7 @@ fn send(writer: &Mutex<File>, kind: Kind, body: &[u8]) {
 }
 
 /// Does what the host says while the program runs.
-fn listen(mut reader: File, writer: &Mutex<File>, mut input: Option<ChildStdin>, pid: c_int) {
+fn listen(mut reader: File, writer: &Mutex<File>, relay: &Relay, mut input: Option<ChildStdin>, pid: c_int) {
     while let Ok(Some((kind, body))) = wire::read(&mut reader) {
         match kind {
             Kind::Input if body.is_empty() => input = None,
@@ -207,6 +186,8 @@ fn listen(mut reader: File, writer: &Mutex<File>, mut input: Option<ChildStdin>,
                     unsafe { kill(pid, c_int::from(signal)) };
                 }
             }
+            Kind::Bytes => relay.bytes(&body),
+            Kind::Closed => relay.closed(&body),
             Kind::Rest => match rest(reader, writer) {
                 Ok(new) => reader = new,
                 Err(failure) => {
@@ -229,11 +210,11 @@ fn reap(program: c_int) -> Ended {
             let status = std::process::ExitStatus::from_raw(status);
             return match (status.code(), status.signal()) {
                 (Some(code), _) => Ended::Status(code as u8),
-                (None, signal) => Ended::Signal(signal.unwrap_or(9) as u8),
+                (None, signal) => Ended::Signal(signal.unwrap_or(SIGKILL.into()) as u8),
             };
         }
         if pid < 0 && io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
-            return Ended::Signal(9);
+            return Ended::Signal(SIGKILL);
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The first program in a linux guest.
 //!
-//! It mounts what a program expects, asks the host over a socket what to run, runs it as an ordinary user, reaps whatever
-//! loses its parent, and tells the host how it ended. It uses the standard library and the C library's functions only, and is
+//! It asks the host over a socket what to run, mounts what that expects, runs it as an ordinary user, passes on what it says
+//! and what is said to its served port, reaps whatever loses its parent, and tells the host how it ended. It uses the standard library and the C library's functions only, and is
 //! linked statically.
 
 mod freezer;
 mod host;
+mod relay;
+mod sockets;
 mod system;
 
 use std::process::exit;
@@ -28,10 +30,9 @@ type Failure = String;
 fn run() -> Result<(), Failure> {
     system::mount_kernel_files()?;
     system::load_modules()?;
-    let has_root = system::mount_root()?;
     let mut host = host::Host::connect()?;
     let result = host.take_start().and_then(|start| {
-        system::set_up(&start, has_root)?;
+        system::set_up(&start)?;
         host.serve(&start)
     });
     if let Err(failure) = &result {

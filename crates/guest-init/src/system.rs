@@ -36,6 +36,7 @@ mod libc {
         pub fn ioctl(descriptor: c_int, request: c_ulong, ...) -> c_int;
         pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
         pub fn close(descriptor: c_int) -> c_int;
+        pub fn setrlimit(resource: c_int, limits: *const u64) -> c_int;
     }
 }
 
@@ -53,9 +54,12 @@ const RNDRESEEDCRNG: c_ulong = 0x5207;
 
 /// Where the root file system is mounted before it becomes the root.
 const NEW_ROOT: &str = "/newroot";
-/// The first disk is the root file system, the second one is private to this guest and holds what it writes.
+/// The first disk: the root file system.
 const ROOT_DISK: &str = "/dev/vda";
-const SCRATCH_DISK: &str = "/dev/vdb";
+/// The letters of the disks behind it.
+const MORE_DISKS: std::ops::RangeInclusive<u8> = b'b'..=b'z';
+/// What can be on a disk.
+const FILE_SYSTEMS: [&str; 3] = ["erofs", "squashfs", "ext4"];
 
 fn text(value: &str) -> Result<CString, Failure> {
     CString::new(value).map_err(|_| format!("{value:?} has a zero byte"))
@@ -116,48 +120,55 @@ pub(crate) fn load_modules() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Mounts the root disk, if there is one, with the scratch disk or memory over it for what is written. Says whether there is.
-pub(crate) fn mount_root() -> Result<bool, Failure> {
+/// Mounts a disk, read-only.
+fn mount_disk(disk: &str, to: &str) -> Result<(), Failure> {
+    let flags = MS_RDONLY | MS_NODEV;
+    let mounted = FILE_SYSTEMS.into_iter().map(|kind| mount(disk, to, kind, flags, "")).find(Result::is_ok);
+    mounted.unwrap_or_else(|| {
+        let kinds = FILE_SYSTEMS.join(", ");
+        Err(format!("{disk} has no file system that this kernel can mount ({kinds})"))
+    })
+}
+
+/// Mounts the root disk, if there is one, with memory over it for what is written, and the other disks where `targets` says.
+/// Says whether there is a root disk.
+fn mount_disks(targets: &[Vec<u8>]) -> Result<bool, Failure> {
     if !Path::new(ROOT_DISK).exists() {
         return Ok(false);
     }
     for path in ["/lower", "/upper", NEW_ROOT] {
         create(path)?;
     }
-    let mounted = ["erofs", "squashfs", "ext4"]
-        .into_iter()
-        .map(|kind| mount(ROOT_DISK, "/lower", kind, MS_RDONLY | MS_NODEV, ""))
-        .find(Result::is_ok);
-    if mounted.is_none() {
-        return Err(format!(
-            "{ROOT_DISK} has no root file system that this kernel can mount (erofs, squashfs or ext4)"
-        ));
-    }
-    if Path::new(SCRATCH_DISK).exists() {
-        mount(SCRATCH_DISK, "/upper", "ext4", MS_NODEV, "")?;
-    } else {
-        mount("tmpfs", "/upper", "tmpfs", MS_NODEV, "")?;
-    }
+    mount_disk(ROOT_DISK, "/lower")?;
+    mount("tmpfs", "/upper", "tmpfs", MS_NODEV, "")?;
     for path in ["/upper/data", "/upper/work"] {
         create(path)?;
     }
     mount("overlay", NEW_ROOT, "overlay", 0, "lowerdir=/lower,upperdir=/upper/data,workdir=/upper/work")?;
+    for (letter, target) in MORE_DISKS.zip(targets) {
+        let target = std::str::from_utf8(target).map_err(|_| "a mount's path is not UTF-8".to_owned())?;
+        let to = format!("{NEW_ROOT}{target}");
+        fs::create_dir_all(&to).map_err(|error| format!("creating {target}: {error}"))?;
+        mount_disk(&format!("/dev/vd{}", char::from(letter)), &to)?;
+    }
     Ok(true)
 }
 
 /// Makes the guest what the program expects.
-pub(crate) fn set_up(start: &Start, has_root: bool) -> Result<(), Failure> {
+pub(crate) fn set_up(start: &Start) -> Result<(), Failure> {
     set_clock(start.time)?;
     add_entropy(&start.entropy)?;
+    limit_descriptors(start.descriptor_limit)?;
     // SAFETY: the pointer and the length are of one live buffer.
     let result = unsafe { libc::sethostname(start.hostname.as_ptr().cast(), start.hostname.len()) };
     check("setting the host name", result)?;
     raise_loopback()?;
-    if has_root {
+    if mount_disks(&start.mounts)? {
         enter_root()?;
     }
     create("/tmp")?;
-    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")?;
+    let size = if start.tmp_limit == 0 { String::new() } else { format!(",size={}", start.tmp_limit) };
+    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, &format!("mode=1777{size}"))?;
     create("/dev/shm")?;
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")?;
     create("/dev/pts")?;
@@ -167,7 +178,7 @@ pub(crate) fn set_up(start: &Start, has_root: bool) -> Result<(), Failure> {
         // Some are there on some kernels.
         let _ = std::os::unix::fs::symlink(target, format!("/dev/{link}"));
     }
-    crate::freezer::prepare()
+    crate::freezer::prepare(start)
 }
 
 fn enter_root() -> Result<(), Failure> {
@@ -208,6 +219,17 @@ pub(crate) fn add_entropy(bytes: &[u8]) -> Result<(), Failure> {
     check("adding entropy", result)?;
     // SAFETY: this request has no argument.
     check("reseeding", unsafe { libc::ioctl(random.as_raw_fd(), RNDRESEEDCRNG) })
+}
+
+/// Limits the descriptors of every process that is started from here on; 0: not at all.
+fn limit_descriptors(limit: u64) -> Result<(), Failure> {
+    const RLIMIT_NOFILE: c_int = 7;
+    if limit == 0 {
+        return Ok(());
+    }
+    let limits = [limit; 2];
+    // SAFETY: a live pair of limits, the soft one and the hard one.
+    check("limiting descriptors", unsafe { libc::setrlimit(RLIMIT_NOFILE, limits.as_ptr()) })
 }
 
 fn raise_loopback() -> Result<(), Failure> {

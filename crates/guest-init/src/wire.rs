@@ -2,10 +2,14 @@
 //!
 //! The guest opens one connection to [`PORT`] of the host. The host says [`Kind::Start`] once; from then on both say what
 //! happens, until the guest says [`Kind::Ended`].
+//!
+//! Around a snapshot there is no connection: told to rest, the guest freezes its program, listens at [`PORT`] of its own and
+//! closes the connection. Whoever wants it to go on, in this machine or in one that was restored, connects to that port and
+//! says [`Kind::Resume`].
 
 use std::io::{self, Read, Write};
 
-/// The host's port.
+/// The port, on either side. Below 1024, so that only the guest's root can listen there.
 pub const PORT: u32 = 1;
 
 /// The longest message.
@@ -29,20 +33,41 @@ pub enum Kind {
     Failed = 6,
     /// To the guest: end the program with this signal (one byte).
     Signal = 7,
-    /// To the guest: freeze the program, close the connection, open a new one and wait there for [`Kind::Resume`]. In between a
+    /// To the guest: freeze the program, close the connection and wait for another, with [`Kind::Resume`] on it. In between a
     /// snapshot may be taken, and each machine that is restored from it goes on from there.
     Rest = 8,
     /// To the guest: an encoded [`Resume`]; the program goes on.
     Resume = 9,
+    /// To the host: something in the guest has connected to [`Start::served_port`]; the connection's number.
+    Opened = 10,
+    /// To either: the connection's number, then bytes that were sent on it.
+    Bytes = 11,
+    /// To the host: the guest's side of this connection sends no more; it may still read.
+    Finished = 12,
+    /// To either: this connection is closed.
+    Closed = 13,
 }
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Kind::{Ended, Error, Failed, Input, Output, Rest, Resume, Signal, Start};
-        [Start, Input, Output, Error, Ended, Failed, Signal, Rest, Resume]
+        use Kind::{
+            Bytes, Closed, Ended, Error, Failed, Finished, Input, Opened, Output, Rest, Resume, Signal, Start,
+        };
+        [Start, Input, Output, Error, Ended, Failed, Signal, Rest, Resume, Opened, Bytes, Finished, Closed]
             .into_iter()
             .find(|kind| *kind as u8 == byte)
     }
+}
+
+/// The body of a message about a connection.
+pub fn about(connection: u64, bytes: &[u8]) -> Vec<u8> {
+    [&connection.to_le_bytes()[..], bytes].concat()
+}
+
+/// Takes such a body apart; `None` when it is none.
+pub fn connection(body: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, bytes) = body.split_first_chunk()?;
+    Some((u64::from_le_bytes(*number), bytes))
 }
 
 /// Writes a message.
@@ -104,6 +129,18 @@ pub struct Start {
     pub arguments: Vec<Vec<u8>>,
     /// `NAME=value` each.
     pub environment: Vec<Vec<u8>>,
+    /// Where the second disk and those that follow are mounted, read-only; the first one is the root.
+    pub mounts: Vec<Vec<u8>>,
+    /// Bytes that the program and its descendants may use together; 0: all that there are.
+    pub memory_limit: u64,
+    /// Bytes that /tmp may hold; 0: half of memory.
+    pub tmp_limit: u64,
+    /// Processes and threads that there may be; 0: any number.
+    pub task_limit: u64,
+    /// Descriptors that a process may have open; 0: as the kernel has it.
+    pub descriptor_limit: u64,
+    /// A port of 127.0.0.1 whose connections are passed on to the host; 0: none.
+    pub served_port: u16,
 }
 
 impl Start {
@@ -116,7 +153,11 @@ impl Start {
         for field in [&self.entropy, &self.hostname, &self.directory] {
             put(&mut bytes, field);
         }
-        for list in [&self.arguments, &self.environment] {
+        for limit in self.limits() {
+            bytes.extend_from_slice(&limit.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.served_port.to_le_bytes());
+        for list in [&self.arguments, &self.environment, &self.mounts] {
             bytes.extend_from_slice(&(list.len() as u32).to_le_bytes());
             for field in list {
                 put(&mut bytes, field);
@@ -125,9 +166,14 @@ impl Start {
         bytes
     }
 
+    fn limits(&self) -> [u64; 4] {
+        [self.memory_limit, self.tmp_limit, self.task_limit, self.descriptor_limit]
+    }
+
     /// Reads the body of a message; `None` when it is none.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let mut left = bytes;
+        // In the order in which they are written here.
         let start = Self {
             time: u64::from_le_bytes(*take(&mut left)?),
             user: u32::from_le_bytes(*take(&mut left)?),
@@ -135,8 +181,14 @@ impl Start {
             entropy: field(&mut left)?,
             hostname: field(&mut left)?,
             directory: field(&mut left)?,
+            memory_limit: u64::from_le_bytes(*take(&mut left)?),
+            tmp_limit: u64::from_le_bytes(*take(&mut left)?),
+            task_limit: u64::from_le_bytes(*take(&mut left)?),
+            descriptor_limit: u64::from_le_bytes(*take(&mut left)?),
+            served_port: u16::from_le_bytes(*take(&mut left)?),
             arguments: list(&mut left)?,
             environment: list(&mut left)?,
+            mounts: list(&mut left)?,
         };
         left.is_empty().then_some(start)
     }
@@ -174,6 +226,8 @@ pub enum Ended {
     Status(u8),
     /// By this signal.
     Signal(u8),
+    /// By the kernel: it used more memory than [`Start::memory_limit`].
+    OutOfMemory,
 }
 
 impl Ended {
@@ -182,6 +236,7 @@ impl Ended {
         match self {
             Self::Status(status) => [0, status],
             Self::Signal(signal) => [1, signal],
+            Self::OutOfMemory => [2, 0],
         }
     }
 
@@ -190,6 +245,7 @@ impl Ended {
         match bytes {
             [0, status] => Some(Self::Status(*status)),
             [1, signal] => Some(Self::Signal(*signal)),
+            [2, 0] => Some(Self::OutOfMemory),
             _ => None,
         }
     }
@@ -235,6 +291,12 @@ mod tests {
             directory: b"/".to_vec(),
             arguments: vec![b"a".to_vec(), Vec::new()],
             environment: vec![b"A=b".to_vec()],
+            mounts: vec![b"/m".to_vec()],
+            memory_limit: 8,
+            tmp_limit: 9,
+            task_limit: 10,
+            descriptor_limit: 11,
+            served_port: 12,
         };
         let mut stream = Vec::new();
         write(&mut stream, Kind::Start, &start.encode()).unwrap();
@@ -247,6 +309,8 @@ mod tests {
         assert_eq!(read(&mut stream).unwrap(), None);
         let resume = Resume { time: 5, entropy: vec![6; 7] };
         assert_eq!(Resume::decode(&resume.encode()), Some(resume));
+        assert_eq!(connection(&about(13, b"bytes")), Some((13, &b"bytes"[..])));
+        assert_eq!(connection(b"short"), None);
     }
 
     #[test]
@@ -258,6 +322,6 @@ mod tests {
         let at = body.len() - 8;
         body[at..at + 4].fill(0xff);
         assert_eq!(Start::decode(&body), None);
-        assert_eq!(Ended::decode(&[2, 0]), None);
+        assert_eq!(Ended::decode(&[3, 0]), None);
     }
 }

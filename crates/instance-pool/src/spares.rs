@@ -6,6 +6,10 @@ use std::sync::Arc;
 use function_worker::{SpareWorker, WorkerError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use worker_protocol::GuestKind;
+
+/// What spare workers are made for.
+const KEPT: GuestKind = GuestKind::Process;
 
 /// The spare workers of a pool.
 #[derive(Debug)]
@@ -21,12 +25,16 @@ impl Spares {
         Self { program, wanted, ready: Mutex::new(Vec::with_capacity(wanted)), taken: Notify::new() }
     }
 
-    /// A worker: a spare one if there is one, else a new one. Waits for a process to be made in the latter case.
-    pub fn take(&self) -> Result<SpareWorker, WorkerError> {
+    /// A worker for that kind of guest: a spare one if there is one, else a new one. Waits for a process to be made in the
+    /// latter case, and so always for a linux guest.
+    pub fn take(&self, guest: GuestKind) -> Result<SpareWorker, WorkerError> {
+        if guest != KEPT {
+            return self.start(guest);
+        }
         loop {
             let spare = self.ready.lock().pop();
             self.taken.notify_one();
-            let Some(mut spare) = spare else { return self.start() };
+            let Some(mut spare) = spare else { return self.start(guest) };
             // It may have been killed while it waited.
             if spare.is_alive() {
                 return Ok(spare);
@@ -34,10 +42,10 @@ impl Spares {
         }
     }
 
-    fn start(&self) -> Result<SpareWorker, WorkerError> {
+    fn start(&self, guest: GuestKind) -> Result<SpareWorker, WorkerError> {
         match &self.program {
-            None => SpareWorker::start(),
-            Some(program) => SpareWorker::start_program(program),
+            None => SpareWorker::start(guest),
+            Some(program) => SpareWorker::start_program(program, guest),
         }
     }
 
@@ -48,7 +56,7 @@ impl Spares {
             while self.ready.lock().len() < self.wanted {
                 let spares = self.clone();
                 let started = tokio::task::spawn_blocking(move || {
-                    let mut spare = spares.start()?;
+                    let mut spare = spares.start(KEPT)?;
                     spare.wait_ready()?;
                     spares.ready.lock().push(spare);
                     Ok::<_, WorkerError>(())

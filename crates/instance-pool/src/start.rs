@@ -212,7 +212,8 @@ async fn initialise(
     let limit = role.init_limit;
     let mut connection = worker(core, deployed, role, log, timeline).await?;
     connection.ask(|worker| worker.send_boot()).await?;
-    let failure = match connection.hear_within(limit + GRACE).await? {
+    let boot = function_worker::boot_limit(&deployed.function);
+    let failure = match connection.hear_within(boot + limit + GRACE).await? {
         Heard::Booted(booted) => return Ok(Ok((connection, booted.duration))),
         Heard::Failed(failure) => failure,
         other => return Err(unexpected(other)),
@@ -238,7 +239,8 @@ async fn worker(
 ) -> Result<Connection, NotBorn> {
     let (core, deployed, sink) = (core.clone(), deployed.clone(), log.sink());
     let start = move || {
-        let spare = core.spares.take()?;
+        let guest = function_worker::guest_kind(&deployed.function.function.config.guest);
+        let spare = core.spares.take(guest)?;
         spare.configure(&deployed.function, &role, sink, timeline)
     };
     Ok(Connection::new(blocking(start).await??)?)

@@ -5,10 +5,13 @@
 use std::path::Path;
 
 use guest_memory::AccessError;
+use linux_guest::SavedVm;
 use pages::{PageCount, PageIndex, PageRange};
 use process_guest::SavedGuest;
 use process_kernel::mm::{ImageSource, MemoryImage};
-use restore::{Backing, FileIndex, GuestLayout, LayoutError, Region};
+use restore::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use snapshot::{MachineIdentity, MemorySink, SectionKind, Snapshot, SnapshotBuilder, SnapshotError};
 use thiserror::Error;
 
@@ -17,6 +20,9 @@ use crate::runtime_bridge::SavedBridge;
 /// The process: memory map, threads with their registers, descriptors, signals.
 const PROCESS: SectionKind = SectionKind::named("process");
 const PROCESS_VERSION: u16 = 2;
+/// A linux guest's machine: processors, interrupt controllers, clocks, devices.
+const LINUX_MACHINE: SectionKind = SectionKind::named("linux-machine");
+const LINUX_MACHINE_VERSION: u16 = 1;
 /// The Runtime API and the bytes under way.
 const RUNTIME: SectionKind = SectionKind::named("runtime-channel");
 const RUNTIME_VERSION: u16 = 1;
@@ -45,13 +51,29 @@ pub enum CheckpointError {
 }
 
 /// What of an instance is stored beside its memory.
-pub(crate) struct Saved {
-    pub guest: SavedGuest,
+pub(crate) struct Saved<G> {
+    pub guest: G,
     pub bridge: SavedBridge,
 }
 
-/// The layout that `image` describes.
-fn layout(image: &MemoryImage) -> Result<GuestLayout, LayoutError> {
+/// What of a guest is stored beside its memory; the section says of which kind it was.
+pub(crate) trait GuestState: Serialize + DeserializeOwned {
+    const SECTION: SectionKind;
+    const VERSION: u16;
+}
+
+impl GuestState for SavedGuest {
+    const SECTION: SectionKind = PROCESS;
+    const VERSION: u16 = PROCESS_VERSION;
+}
+
+impl GuestState for SavedVm {
+    const SECTION: SectionKind = LINUX_MACHINE;
+    const VERSION: u16 = LINUX_MACHINE_VERSION;
+}
+
+/// The layout that a process guest's memory image describes.
+pub(crate) fn process_layout(image: &MemoryImage) -> Result<GuestLayout, LayoutError> {
     let regions = image.regions.iter().map(|region| Region {
         range: region.range,
         backing: match region.source {
@@ -65,19 +87,31 @@ fn layout(image: &MemoryImage) -> Result<GuestLayout, LayoutError> {
     GuestLayout::new(image.page_count, regions.collect())
 }
 
-/// Writes a snapshot called [`SNAPSHOT_NAME`] into `parent`, for the owner only. `read` copies guest memory.
-pub(crate) fn write(
+/// The layout of a linux guest's memory.
+pub(crate) fn linux_layout(ranges: &[PageRange]) -> Result<GuestLayout, LayoutError> {
+    let regions = ranges.iter().map(|range| Region {
+        range: *range,
+        backing: Backing::Memory,
+        access: Access::ReadWrite,
+    });
+    GuestLayout::new(PageCount(ranges.last().map_or(0, |range| range.end().0)), regions.collect())
+}
+
+/// Writes a snapshot called [`SNAPSHOT_NAME`] into `parent`, for the owner only. `candidates` are pages that may not be zero,
+/// `read` copies guest memory.
+pub(crate) fn write<G: GuestState>(
     parent: &Path,
-    saved: &Saved,
-    image: &MemoryImage,
+    saved: &Saved<G>,
+    layout: &GuestLayout,
+    candidates: &[PageRange],
     read: impl Fn(PageIndex, &mut [u8]) -> Result<(), AccessError>,
 ) -> Result<Snapshot, CheckpointError> {
     let machine = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
     let mut builder = SnapshotBuilder::begin(parent, SNAPSHOT_NAME, machine)?;
-    layout(image)?.add_to(&mut builder)?;
-    builder.section_postcard(PROCESS, PROCESS_VERSION, &saved.guest)?;
+    layout.add_to(&mut builder)?;
+    builder.section_postcard(G::SECTION, G::VERSION, &saved.guest)?;
     builder.section_postcard(RUNTIME, RUNTIME_VERSION, &saved.bridge)?;
-    builder.memory(image.page_count, |sink| copy(sink, &image.candidates, read))?;
+    builder.memory(layout.page_count(), |sink| copy(sink, candidates, read))?;
     Ok(builder.publish()?)
 }
 
@@ -101,24 +135,27 @@ fn copy(
 }
 
 /// A snapshot that was read and checked, apart from its memory.
-pub(crate) struct Opened {
+pub(crate) struct Opened<G> {
     pub snapshot: Snapshot,
     pub layout: GuestLayout,
-    pub saved: Saved,
+    pub saved: Saved<G>,
 }
 
 /// Opens the snapshot in `directory` to go on from it on this machine, which is `host`.
 ///
 /// # Errors
 /// Naming files as they are in the directory: whoever hears of them knows it under another name.
-pub(crate) fn open(directory: &Path, host: &MachineIdentity) -> Result<Opened, CheckpointError> {
+pub(crate) fn open<G: GuestState>(
+    directory: &Path,
+    host: &MachineIdentity,
+) -> Result<Opened<G>, CheckpointError> {
     Ok(read(directory, host).map_err(|error| error.inside(directory))?)
 }
 
-fn read(directory: &Path, host: &MachineIdentity) -> Result<Opened, SnapshotError> {
+fn read<G: GuestState>(directory: &Path, host: &MachineIdentity) -> Result<Opened<G>, SnapshotError> {
     let snapshot = Snapshot::open_for(directory, host)?;
     let layout = GuestLayout::from_snapshot(&snapshot)?;
-    let guest = snapshot.section_postcard(PROCESS, PROCESS_VERSION)?;
+    let guest = snapshot.section_postcard(G::SECTION, G::VERSION)?;
     let bridge = snapshot.section_postcard(RUNTIME, RUNTIME_VERSION)?;
     Ok(Opened { snapshot, layout, saved: Saved { guest, bridge } })
 }

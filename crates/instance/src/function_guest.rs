@@ -14,6 +14,7 @@ use process_guest::{GuestError, ProcessConfig, ProcessGuest};
 use process_kernel::fs::MountTable;
 use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
+use process_kernel::net::Network;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
 use restore::{Phase, RestoreError, Timeline};
 use runtime_api::{Config, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
@@ -26,7 +27,7 @@ use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
 use crate::restored::{RestoreOptions, Restored, Victim};
-use crate::runtime_bridge::RuntimeBridge;
+use crate::runtime_bridge::{self, LoopbackBridge, RuntimeBridge};
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
 const PAUSE_LIMIT: Duration = Duration::from_secs(5);
@@ -72,6 +73,8 @@ impl FunctionConfig {
 pub(crate) struct Listeners {
     pub runtime: Arc<dyn Fn(Event) + Send + Sync>,
     pub log: Arc<dyn Fn(LogStream, &[u8]) + Send + Sync>,
+    /// A kernel has booted, and the function's program is about to be started.
+    pub kernel_up: Arc<dyn Fn() + Send + Sync>,
 }
 
 /// An instance that can't be made, saved or invoked.
@@ -97,6 +100,12 @@ pub(crate) enum InstanceError {
     MappedFile(#[source] Errno),
     #[error("the function's standard output can't be set up")]
     Log(#[source] Errno),
+    #[error("the worker's machine is made for the other kind of guest")]
+    OtherKind,
+    #[error(transparent)]
+    Linux(#[from] linux_guest::GuestError),
+    #[error("the guest's initial files can't be made")]
+    InitialFiles(#[from] initramfs::ArchiveError),
     #[error("the memory guard can't be started")]
     MemoryGuard(#[source] io::Error),
 }
@@ -149,8 +158,9 @@ impl ReadyMachine {
             let file = log_file(&process.ipc, stream);
             process.files.replace(number, file, limit, false).map_err(InstanceError::Log)?;
         }
-        let bridge =
-            RuntimeBridge::new(&process.network, config.runtime.clone(), events_to(&listeners.runtime));
+        let sockets = Box::new(process.network.service_handle());
+        let bridge = RuntimeBridge::new(sockets, config.runtime.clone(), events_to(&listeners.runtime));
+        serve_runtime(&process.network, &bridge);
         guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
         program::start(&guest, &process, &config.program, config.arguments.clone(), &config.environment)?;
         Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: None })
@@ -179,9 +189,16 @@ impl ReadyMachine {
         };
         let context = revival.context();
         connect_log(&context.ipc, listeners);
-        let bridge = RuntimeBridge::restore(&context.network, saved.bridge, events_to(&listeners.runtime))?;
+        let sockets = Box::new(context.network.service_handle());
+        let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
+        serve_runtime(&context.network, &bridge);
         let process = timeline.measure(Phase::StateRestored, || guest.resume(revival))?;
-        victim.is(&process);
+        let weak = Arc::downgrade(&process);
+        victim.is(move |reason| {
+            if let Some(process) = weak.upgrade() {
+                process.fail(reason);
+            }
+        });
         guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
         Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: Some(restored) })
     }
@@ -225,7 +242,9 @@ impl FunctionGuest {
         let (guest, image) = self.guest.save(&self.process)?;
         let saved = Saved { guest, bridge: self.bridge.save() };
         let memory = self.guest.memory();
-        Ok(checkpoint::write(parent, &saved, &image, |page, bytes| read(memory, &image, page, bytes))?)
+        let layout = checkpoint::process_layout(&image).map_err(CheckpointError::from)?;
+        let read = |page, bytes: &mut [u8]| read(memory, &image, page, bytes);
+        Ok(checkpoint::write(parent, &saved, &layout, &image.candidates, read)?)
     }
 
     /// What a user should hear of though the instance goes on.
@@ -233,20 +252,14 @@ impl FunctionGuest {
         self.restored.as_ref().map(Restored::warnings).unwrap_or_default()
     }
 
-    /// Whether the invocation is recorded: then the instance is of no use after it.
-    pub fn is_recorded(&self) -> bool {
-        self.timeline.recorded
+    /// When the guest was left first, by the host's monotonic clock in nanoseconds.
+    pub fn first_exit(&self) -> Option<u64> {
+        self.guest.first_exit()
     }
 
-    /// Adds to the timeline when the guest was left first and that the answer is there.
-    pub fn note_answer(&mut self) {
-        let begin = self.timeline.phases.last().map_or(0, |phase| phase.end_ns);
-        if let Some(exit) = self.guest.first_exit() {
-            let exit = exit.saturating_sub(self.timeline.request_at_ns);
-            self.timeline.record(Phase::FirstExit, begin.min(exit), exit);
-        }
-        self.timeline.record(Phase::Answered, begin, self.timeline.now_ns());
-        self.timeline.finish();
+    /// The most bytes that the guest was seen to use.
+    pub fn peak_memory(&self) -> u64 {
+        self.guard.peak()
     }
 
     /// Compares memory that was not written with the snapshot, when that was asked for; gives what is wrong.
@@ -275,7 +288,12 @@ impl FunctionGuest {
     }
 }
 
-fn events_to(listener: &Arc<dyn Fn(Event) + Send + Sync>) -> Box<dyn Fn(Event) + Send + Sync> {
+fn serve_runtime(network: &Arc<Network>, bridge: &Arc<RuntimeBridge>) {
+    let service = LoopbackBridge { bridge: bridge.clone(), handle: network.service_handle() };
+    network.add_service(runtime_bridge::PORT, Arc::new(service));
+}
+
+pub(crate) fn events_to(listener: &Arc<dyn Fn(Event) + Send + Sync>) -> Box<dyn Fn(Event) + Send + Sync> {
     let listener = listener.clone();
     Box::new(move |event| listener(event))
 }

@@ -1,6 +1,6 @@
 //! The life of one instance: an ordinary program run to its end, or a function booted, snapshotted, restored and invoked.
 //!
-//! Here the parts meet: the guest ([`process_guest`]), what brings its memory back ([`restore`]), the file that keeps it
+//! Here the parts meet: the guest ([`process_guest`], [`linux_guest`]), what brings its memory back ([`restore`]), the file that keeps it
 //! ([`snapshot`]) and the server that a function talks to ([`runtime_api`]). [`serve`] is the worker process that a node
 //! starts for each instance and speaks to by [`worker_protocol`].
 //!
@@ -11,8 +11,10 @@
 mod checkpoint;
 mod error_text;
 mod function_guest;
+mod guest;
 mod host_facts;
 mod lifecycle;
+mod linux_function;
 mod memory_guard;
 mod mounts;
 mod program;

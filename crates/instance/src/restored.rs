@@ -1,10 +1,9 @@
 //! What a restored instance came from: how its memory is brought back, and what becomes of that when it ends.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock};
 
 use guest_memory::GuestMemory;
-use process_kernel::task::Process;
 use restore::{
     GuestLayout, LoadingSet, LoadingSetProblem, LoadingSetRule, Record, RestoreError, RestoreHandle,
     RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
@@ -26,20 +25,23 @@ pub(crate) struct RestoreOptions {
     pub verify: bool,
 }
 
-/// Who is ended when memory can't be brought back: known only when the process has been made again.
+/// Ends a guest, for a reason.
+type Fail = Box<dyn Fn(String) + Send + Sync>;
+
+/// Who is ended when memory can't be brought back: known only when the guest has been made again.
 #[derive(Clone, Default)]
-pub(crate) struct Victim(Arc<OnceLock<Weak<Process>>>);
+pub(crate) struct Victim(Arc<OnceLock<Fail>>);
 
 impl Victim {
-    /// Names the process.
-    pub fn is(&self, process: &Arc<Process>) {
+    /// Says how the guest is ended.
+    pub fn is(&self, fail: impl Fn(String) + Send + Sync + 'static) {
         // Set once by each restore.
-        let _ = self.0.set(Arc::downgrade(process));
+        let _ = self.0.set(Box::new(fail));
     }
 
     fn fail(&self, reason: String) {
-        if let Some(process) = self.0.get().and_then(Weak::upgrade) {
-            process.fail(reason);
+        if let Some(fail) = self.0.get() {
+            fail(reason);
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The Runtime API behind the guest's loopback port: carries bytes between the guest's sockets and [`RuntimeApi`].
+//!
+//! Whatever the guest is: the process guest's own network calls it, a linux guest's first program does by its relay.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use process_kernel::net::{self, LoopbackService, Network, ServiceHandle};
+use process_kernel::net::{self, LoopbackService, ServiceHandle};
 use runtime_api::{
     Config, ConnectionId, Credentials, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError,
     RuntimeApi, SavedState,
@@ -25,6 +27,24 @@ pub(crate) struct SavedBridge {
     connections: BTreeMap<u64, Vec<u8>>,
 }
 
+/// The way to the guest's sockets, which are known by number.
+pub(crate) trait Sockets: Send + Sync {
+    /// Sends bytes on a connection. One that is gone takes them nowhere.
+    fn push(&self, connection: u64, bytes: &[u8]);
+    /// Ends a connection: the guest reads what was sent and then the end.
+    fn close(&self, connection: u64);
+}
+
+impl Sockets for ServiceHandle {
+    fn push(&self, connection: u64, bytes: &[u8]) {
+        ServiceHandle::push(self, net::ConnectionId(connection), bytes);
+    }
+
+    fn close(&self, connection: u64) {
+        ServiceHandle::close(self, net::ConnectionId(connection));
+    }
+}
+
 struct State {
     api: RuntimeApi,
     /// Open connections, and of each the bytes that the API has not taken.
@@ -37,38 +57,35 @@ type Listener = Box<dyn Fn(Event) + Send + Sync>;
 /// See above.
 pub(crate) struct RuntimeBridge {
     state: Mutex<State>,
-    handle: ServiceHandle,
+    sockets: Box<dyn Sockets>,
     listener: Listener,
 }
 
 impl RuntimeBridge {
-    /// A fresh Runtime API on `network`; `listener` hears of its events.
-    pub fn new(network: &Arc<Network>, config: Config, listener: Listener) -> Arc<Self> {
-        Self::with(network, RuntimeApi::new(config), BTreeMap::new(), listener)
+    /// A fresh Runtime API; `listener` hears of its events.
+    pub fn new(sockets: Box<dyn Sockets>, config: Config, listener: Listener) -> Arc<Self> {
+        Self::with(sockets, RuntimeApi::new(config), BTreeMap::new(), listener)
     }
 
-    /// A saved one, on the network of a restored guest.
+    /// A saved one, for a restored guest.
     ///
     /// # Errors
     /// [`ResumeError`] when the saved form contradicts itself.
     pub fn restore(
-        network: &Arc<Network>,
+        sockets: Box<dyn Sockets>,
         saved: SavedBridge,
         listener: Listener,
     ) -> Result<Arc<Self>, ResumeError> {
-        Ok(Self::with(network, RuntimeApi::resume(saved.api)?, saved.connections, listener))
+        Ok(Self::with(sockets, RuntimeApi::resume(saved.api)?, saved.connections, listener))
     }
 
     fn with(
-        network: &Arc<Network>,
+        sockets: Box<dyn Sockets>,
         api: RuntimeApi,
         connections: BTreeMap<u64, Vec<u8>>,
         listener: Listener,
     ) -> Arc<Self> {
-        let state = Mutex::new(State { api, connections });
-        let bridge = Arc::new(Self { state, handle: network.service_handle(), listener });
-        network.add_service(PORT, bridge.clone());
-        bridge
+        Arc::new(Self { state: Mutex::new(State { api, connections }), sockets, listener })
     }
 
     /// The saved form. No guest thread may run.
@@ -125,52 +142,79 @@ impl RuntimeBridge {
             let (bytes, ends) = state.api.take_output(ConnectionId(id));
             if !bytes.is_empty() {
                 moved = true;
-                self.handle.push(net::ConnectionId(id), &bytes);
+                self.sockets.push(id, &bytes);
             }
             if ends {
-                self.forget(state, net::ConnectionId(id));
+                self.forget(state, id);
             }
         }
         moved
     }
 
-    fn forget(&self, state: &mut State, id: net::ConnectionId) {
-        self.handle.close(id);
-        state.api.peer_closed(ConnectionId(id.0));
-        state.connections.remove(&id.0);
+    fn forget(&self, state: &mut State, id: u64) {
+        self.sockets.close(id);
+        state.api.peer_closed(ConnectionId(id));
+        state.connections.remove(&id);
     }
-}
 
-impl LoopbackService for RuntimeBridge {
-    fn opened(&self, connection: net::ConnectionId) {
+    /// The guest has connected.
+    pub fn opened(&self, id: u64) {
         let mut state = self.state.lock();
-        match state.api.connection_opened(ConnectionId(connection.0)) {
-            Ok(()) => drop(state.connections.insert(connection.0, Vec::new())),
-            Err(_) => self.handle.close(connection),
+        match state.api.connection_opened(ConnectionId(id)) {
+            Ok(()) => drop(state.connections.insert(id, Vec::new())),
+            Err(_) => self.sockets.close(id),
         }
     }
 
-    fn received(&self, connection: net::ConnectionId, bytes: &[u8]) {
+    /// The guest sends bytes.
+    pub fn received(&self, id: u64, bytes: &[u8]) {
         let mut state = self.state.lock();
         // Bytes for a connection that was given up go nowhere.
-        let Some(waiting) = state.connections.get_mut(&connection.0) else { return };
+        let Some(waiting) = state.connections.get_mut(&id) else { return };
         waiting.extend_from_slice(bytes);
         self.settle(&mut state);
-        if state.connections.get(&connection.0).is_some_and(|waiting| waiting.len() > MAX_WAITING) {
-            self.forget(&mut state, connection);
+        if state.connections.get(&id).is_some_and(|waiting| waiting.len() > MAX_WAITING) {
+            self.forget(&mut state, id);
             self.settle(&mut state);
         }
     }
 
-    fn guest_closed(&self, connection: net::ConnectionId) {
+    /// The guest sends no more on a connection; it may still read the answer to what it sent.
+    pub fn finished(&self, id: u64) {
         let mut state = self.state.lock();
-        if self.handle.is_open(connection) {
-            // Shut down for writing only: it may still read the answer to what it sent.
-            state.api.peer_finished(ConnectionId(connection.0));
-        } else {
-            state.api.peer_closed(ConnectionId(connection.0));
-            state.connections.remove(&connection.0);
-        }
+        state.api.peer_finished(ConnectionId(id));
         self.settle(&mut state);
+    }
+
+    /// The guest has closed a connection.
+    pub fn closed(&self, id: u64) {
+        let mut state = self.state.lock();
+        state.api.peer_closed(ConnectionId(id));
+        state.connections.remove(&id);
+        self.settle(&mut state);
+    }
+}
+
+/// The Runtime API as a service in a process guest's network.
+pub(crate) struct LoopbackBridge {
+    pub bridge: Arc<RuntimeBridge>,
+    pub handle: ServiceHandle,
+}
+
+impl LoopbackService for LoopbackBridge {
+    fn opened(&self, connection: net::ConnectionId) {
+        self.bridge.opened(connection.0);
+    }
+
+    fn received(&self, connection: net::ConnectionId, bytes: &[u8]) {
+        self.bridge.received(connection.0, bytes);
+    }
+
+    fn guest_closed(&self, connection: net::ConnectionId) {
+        // Shut down for writing only, or altogether.
+        match self.handle.is_open(connection) {
+            true => self.bridge.finished(connection.0),
+            false => self.bridge.closed(connection.0),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use guest_memory::MemoryView;
-use machine::{Interrupt, SystemVm};
+use machine::{FurnishedVm, Interrupt};
 use serde::{Deserialize, Serialize};
 use vm_superio::serial::NoEvents;
 use vm_superio::{Serial, SerialState, Trigger};
@@ -98,7 +98,7 @@ impl SavedSerial {
 impl Devices {
     /// Connects `virtio` devices in this order, and the serial port; they go on from what was saved, if anything was.
     pub fn new(
-        vm: &SystemVm,
+        vm: &FurnishedVm,
         memory: &MemoryView,
         console: Console,
         virtio: Vec<Box<dyn Device>>,

@@ -40,7 +40,7 @@ pub(crate) const SERIAL_PORT: u16 = 0x3f8;
 pub(crate) const SERIAL_INTERRUPT: u32 = 4;
 
 /// Pages for memory of `bytes`: the part below the hole and, if there is more, the part above it.
-pub(crate) fn memory(bytes: u64) -> Vec<PageRange> {
+pub fn memory(bytes: u64) -> Vec<PageRange> {
     let range =
         |start: u64, bytes: u64| PageRange::new(PageIndex(start / PAGE_SIZE), PageCount(bytes / PAGE_SIZE));
     let low = range(0, bytes.min(HOLE));

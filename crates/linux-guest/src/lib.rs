@@ -1,6 +1,6 @@
 //! An unmodified Linux in a microVM.
 //!
-//! [`ReadyGuest`] boots a kernel with an initial file system on processors of a [`machine::SystemVm`] and serves the few devices
+//! [`ReadyGuest`] boots a kernel with an initial file system on processors of a [`machine::FurnishedVm`] and serves the few devices
 //! that it finds through ACPI: virtio block, vsock and entropy devices, a serial port for its messages, a keyboard controller
 //! that only resets. The whole state can be saved and taken over by another virtual machine; memory is brought back by
 //! whoever restores.
@@ -19,12 +19,15 @@ mod kernel;
 mod layout;
 mod monitor;
 mod program;
+mod session;
 mod virtio;
 
 pub use error::LinuxGuestError;
-pub use guest::{Guest, GuestError, Hardware, ReadyGuest, Streams};
+pub use guest::{GuestError, Hardware, ReadyGuest, RunningGuest};
 pub use initial_files::{MODULES, initial_files};
 pub use kernel::KernelImage;
-pub use monitor::{End, PausedVm, SavedVm, check_machine};
-pub use program::{Program, ProgramEnd};
+pub use layout::memory as memory_ranges;
+pub use monitor::{End, MicroVm, PausedVm, SavedVm, check_machine};
+pub use program::{Program, ProgramEnd, Streams};
+pub use session::{Beginning, Hear, Line, Session, WhenEnded};
 pub use virtio::{Disk, DiskAccess};

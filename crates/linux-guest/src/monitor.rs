@@ -5,11 +5,11 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
 
 use guest_memory::{GuestMemory, MemoryView, Protection, Source};
-use machine::{Bus, Kicker, Kvm, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState};
+use machine::{Bus, FurnishedVm, Kicker, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState};
 use pages::PageCount;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -20,7 +20,7 @@ use crate::devices::{Console, Devices, DevicesState};
 use crate::error::LinuxGuestError;
 use crate::kernel::{self, Boot, KernelImage};
 use crate::layout;
-use crate::virtio::{Block, Connector, Device, Disk, Entropy, Vsock};
+use crate::virtio::{Block, Device, Disk, Entropy, HostSide, Vsock};
 
 const MIB: u64 = 1 << 20;
 /// AWS Lambda's largest function, and what a snapshot's page numbers hold many times over.
@@ -44,8 +44,8 @@ pub struct Config {
     pub processors: u8,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
-    /// Who takes the guest's connections to the host.
-    pub connector: Connector,
+    /// Who is at the other end of the guest's connections.
+    pub host: HostSide,
     /// Where the kernel's messages go.
     pub console: Console,
 }
@@ -104,6 +104,8 @@ struct Shared {
     kickers: Mutex<Vec<Kicker>>,
     /// Wakes the thread that waits for the host's side.
     wake: OwnedFd,
+    /// The host's monotonic clock in nanoseconds when an instruction of the guest first left guest code.
+    first_exit: OnceLock<u64>,
 }
 
 impl Shared {
@@ -119,6 +121,11 @@ impl Shared {
         for kicker in &*self.kickers.lock() {
             kicker.kick();
         }
+        self.wake();
+    }
+
+    /// Makes the device thread look at the host's side.
+    fn wake(&self) {
         // Fails when it is full, and then the thread wakes anyway.
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
@@ -126,17 +133,17 @@ impl Shared {
 
 /// A machine without a guest yet.
 pub struct ReadyVm {
-    vm: SystemVm,
+    vm: FurnishedVm,
     memory: Arc<GuestMemory>,
     config: Config,
 }
 
 impl ReadyVm {
-    /// Makes a machine with its memory reserved, but not mapped.
+    /// Gives an empty machine its memory, reserved but not mapped.
     ///
     /// # Errors
     /// [`LinuxGuestError`].
-    pub fn new(kvm: &Kvm, config: Config) -> Result<Self, LinuxGuestError> {
+    pub fn new(vm: SystemVm, config: Config) -> Result<Self, LinuxGuestError> {
         if !(LEAST_MEMORY_MIB..=MOST_MEMORY_MIB).contains(&config.memory_mib) {
             let (range, value) = ("between 64 and 10240 MB", config.memory_mib);
             return Err(LinuxGuestError::Size { what: "memory", range, value });
@@ -148,7 +155,7 @@ impl ReadyVm {
         let ranges = layout::memory(config.memory_mib * MIB);
         let end = ranges.last().map_or(0, |range| range.end().0);
         let memory = Arc::new(GuestMemory::reserve(PageCount(end))?);
-        let vm = SystemVm::new(kvm, memory.clone(), &ranges)?;
+        let vm = vm.furnish(memory.clone(), &ranges)?;
         Ok(Self { vm, memory, config })
     }
 
@@ -201,7 +208,7 @@ impl ReadyVm {
         let events = epoll::create(CreateFlags::CLOEXEC).map_err(thread_error)?;
         let events = Arc::new(events);
         let mut virtio: Vec<Box<dyn Device>> = Vec::new();
-        virtio.push(Box::new(Vsock::new(config.connector, events.clone())));
+        virtio.push(Box::new(Vsock::new(config.host, events.clone())));
         virtio.push(Box::new(Entropy));
         for disk in config.disks {
             virtio.push(Box::new(Block::new(disk).map_err(LinuxGuestError::Disk)?));
@@ -226,6 +233,7 @@ impl ReadyVm {
             changed: Condvar::new(),
             kickers: Mutex::new(processors.iter().map(SystemVcpu::kicker).collect()),
             wake,
+            first_exit: OnceLock::new(),
         });
         if let Some(saved) = saved {
             vm.restore(&saved.system)?;
@@ -246,7 +254,7 @@ fn thread_error(errno: rustix::io::Errno) -> LinuxGuestError {
 
 /// A machine with a guest. Dropping it ends the guest.
 pub struct MicroVm {
-    vm: SystemVm,
+    vm: FurnishedVm,
     memory: Arc<GuestMemory>,
     memory_mib: u64,
     shared: Arc<Shared>,
@@ -292,6 +300,21 @@ impl MicroVm {
     /// Ends the guest; what it was doing is lost.
     pub fn stop(&self) {
         self.shared.make(Wish::End(End::Stopped));
+    }
+
+    /// Ends the guest because something is wrong with the machine.
+    pub fn fail(&self, reason: String) {
+        self.shared.make(Wish::End(End::Broken(reason)));
+    }
+
+    /// Makes the devices look at what there is for them on the host's side.
+    pub fn wake_devices(&self) {
+        self.shared.wake();
+    }
+
+    /// When an instruction of the guest first left guest code, by the host's monotonic clock in nanoseconds.
+    pub fn first_exit(&self) -> Option<u64> {
+        self.shared.first_exit.get().copied()
     }
 
     /// Stops every processor between two instructions.
@@ -390,6 +413,11 @@ impl Bus for Port<'_> {
     }
 }
 
+fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
 /// Runs a processor until the guest ends.
 fn drive(shared: &Shared, number: usize, mut processor: SystemVcpu) {
     let attached = processor.attach();
@@ -397,7 +425,9 @@ fn drive(shared: &Shared, number: usize, mut processor: SystemVcpu) {
     let mut go_on = heed(shared, number, &processor);
     while go_on {
         match processor.run(&mut Port(shared)) {
-            SystemExit::Served => {}
+            SystemExit::Served => {
+                shared.first_exit.get_or_init(monotonic_ns);
+            }
             SystemExit::Interrupted => go_on = heed(shared, number, &processor),
             SystemExit::Dead(reason) => {
                 shared.make(Wish::End(End::Broken(reason)));
@@ -443,11 +473,10 @@ fn watch(shared: &Shared, events: &OwnedFd) {
         while control.wish == Wish::Pause {
             shared.changed.wait(&mut control);
         }
-        let ended = control.wish != Wish::Run;
-        drop(control);
-        if ended {
+        if control.wish != Wish::Run {
             return;
         }
+        // With the control held: nothing changes in memory once a pause has been wished for and the processors rest.
         shared.devices.lock().poll();
     }
 }

@@ -4,12 +4,14 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use guest_init::wire::{Ended, Kind, Start};
 use linux_guest::{
-    Disk, DiskAccess, GuestError, Hardware, KernelImage, MODULES, Program, ProgramEnd, ReadyGuest, SavedVm,
-    Streams, initial_files,
+    Beginning, Disk, DiskAccess, GuestError, Hardware, KernelImage, Line, MODULES, Program, ProgramEnd,
+    ReadyGuest, RunningGuest, SavedVm, Session, Streams, initial_files,
 };
 use machine::Kvm;
 use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
@@ -154,16 +156,44 @@ for line in sys.stdin:
     print(line.strip(), count, same, os.urandom(8).hex(), int(time.time()), os.path.exists('/usr/bin/python3'), flush=True)
 ";
 
-/// What the program says up to the end of a line.
-fn line(guest: &mut linux_guest::Guest) -> String {
-    let mut text = Vec::new();
-    while !text.ends_with(b"\n") {
-        match guest.next_output().unwrap() {
-            (Kind::Output, body) => text.extend(body),
-            (kind, body) => panic!("{kind:?}: {}", String::from_utf8_lossy(&body)),
-        }
+/// A guest that is spoken with line by line.
+struct Spoken {
+    session: Session,
+    line: Line,
+    heard: Receiver<(Kind, Vec<u8>)>,
+}
+
+impl Spoken {
+    fn begin(guest: RunningGuest, beginning: Beginning) -> Self {
+        let (line, (say, heard)) = (Line::new(), channel());
+        let hear = move |kind, body: &[u8]| drop(say.send((kind, body.to_vec())));
+        let ended = |end: Result<Ended, GuestError>| println!("the guest's end: {end:?}");
+        let session =
+            Session::begin(guest, line.clone(), beginning, Box::new(hear), Box::new(ended)).unwrap();
+        assert!(matches!(heard.recv(), Ok((Kind::Start | Kind::Resume, _))));
+        Self { session, line, heard }
     }
-    String::from_utf8(text).unwrap().trim_end().to_owned()
+
+    fn tell(&self, text: &str) {
+        assert!(self.line.input(text.as_bytes()));
+    }
+
+    /// What the program says up to the end of a line.
+    fn says(&self) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\n") {
+            match self.heard.recv().expect("the guest has ended") {
+                (Kind::Output, body) => text.extend(body),
+                (kind, body) => panic!("{kind:?}: {}", String::from_utf8_lossy(&body)),
+            }
+        }
+        String::from_utf8(text).unwrap().trim_end().to_owned()
+    }
+
+    fn end(self) {
+        self.session.stop();
+        self.session.machine().wait();
+    }
 }
 
 fn layout(pages: u64) -> GuestLayout {
@@ -188,40 +218,41 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
     let folder = tempfile::tempdir().unwrap();
     let kvm = Kvm::open().unwrap();
     let (kernel, initial_files) = kernel();
-    let mut guest =
+    let guest =
         ReadyGuest::new(&kvm, hardware()).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
-    guest.start(&start(&["python3", "-c", ANSWERS])).unwrap();
-    assert_eq!(line(&mut guest), "ready");
-    guest.input(b"first\n").unwrap();
-    assert!(line(&mut guest).starts_with("first 1 True"));
+    let guest = Spoken::begin(guest, Beginning::Start(start(&["python3", "-c", ANSWERS])));
+    assert_eq!(guest.says(), "ready");
+    guest.tell("first\n");
+    assert!(guest.says().starts_with("first 1 True"));
 
     // Saved between two lines.
-    let memory = guest.memory().clone();
-    let paused = guest.rest(|kind, body| panic!("{kind:?} {body:?}")).unwrap();
-    let saved = postcard::to_stdvec(&paused.save().unwrap()).unwrap();
-    let pages = PageCount(256 << 20 >> 12);
+    let memory = guest.session.machine().memory().clone();
     let machine = snapshot::MachineIdentity::of_this_machine().unwrap();
-    let mut builder = SnapshotBuilder::begin(folder.path(), "snapshot", machine.clone()).unwrap();
-    layout(pages.0).add_to(&mut builder).unwrap();
-    builder.section(SectionKind::named("linux-machine"), 1, &saved).unwrap();
-    builder
-        .memory(pages, |sink| -> Result<(), snapshot::SnapshotError> {
-            let mut bytes = vec![0; 1 << 20];
-            for mib in 0..256 {
-                memory.read(GuestPhysical(mib << 20), &mut bytes).unwrap();
-                sink.write(PageIndex(mib << 8), &bytes)?;
-            }
-            Ok(())
-        })
-        .unwrap();
-    builder.publish().unwrap();
-    drop(paused);
+    let saved = guest.session.rest(Duration::from_secs(60), |paused| {
+        let saved = postcard::to_stdvec(&paused.save().unwrap()).unwrap();
+        let pages = PageCount(256 << 20 >> 12);
+        let mut builder = SnapshotBuilder::begin(folder.path(), "snapshot", machine.clone()).unwrap();
+        layout(pages.0).add_to(&mut builder).unwrap();
+        builder.section(SectionKind::named("linux-machine"), 1, &saved).unwrap();
+        builder
+            .memory(pages, |sink| -> Result<(), snapshot::SnapshotError> {
+                let mut bytes = vec![0; 1 << 20];
+                for mib in 0..256 {
+                    memory.read(GuestPhysical(mib << 20), &mut bytes).unwrap();
+                    sink.write(PageIndex(mib << 8), &bytes)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        builder.publish().unwrap();
+        saved
+    });
+    let saved = saved.unwrap();
 
     // It goes on where it was.
-    guest.resume().unwrap();
-    guest.input(b"second\n").unwrap();
-    let mut answers = vec![line(&mut guest)];
-    drop(guest);
+    guest.tell("second\n");
+    let mut answers = vec![guest.says()];
+    guest.end();
 
     let snapshot = Snapshot::open_for(&folder.path().join("snapshot"), &machine).unwrap();
     let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
@@ -238,11 +269,11 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
         let mut request = RestoreRequest::new(ready.memory(), &snapshot, &layout, &[], strategy);
         request.record = record;
         let handle = restore::restore(&request, &mut timeline).unwrap();
-        let mut guest = ready.restore(&saved).unwrap();
-        guest.input(b"second\n").unwrap();
-        answers.push(line(&mut guest));
+        let guest = Spoken::begin(ready.restore(&saved).unwrap(), Beginning::Resume);
+        guest.tell("second\n");
+        answers.push(guest.says());
         println!("{strategy:?} {record:?}: answered after {} ms", timeline.now_ns() / 1_000_000);
-        drop(guest);
+        guest.end();
         finish(handle, &layout, &snapshot, &mut timeline);
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();

@@ -17,7 +17,7 @@ pub use exit::Exit;
 pub use kick::{KickTarget, Kicker};
 pub use kvm_bindings::{kvm_dtable, kvm_msr_entry, kvm_regs, kvm_segment, kvm_sregs};
 pub use system::{
-    Bus, Interrupt, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState, is_software_only,
+    Bus, FurnishedVm, Interrupt, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState, is_software_only,
 };
 pub use vcpu::{Attached, Vcpu};
 pub use vm::{Kvm, Vm};

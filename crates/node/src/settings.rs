@@ -2,7 +2,7 @@
 
 use lambda_api::{ErrorKind, LambdaError, LoggingConfig, SettingsRequest, validation};
 use registry::{
-    Environment, EnvironmentProblem, Function, FunctionConfig, Handler, LayerUse, Logging, MAX_LAYERS,
+    Environment, EnvironmentProblem, Function, FunctionConfig, Guest, Handler, LayerUse, Logging, MAX_LAYERS,
     MemoryMegabytes, RuntimeName, Settings, SnapStart, TimeoutSeconds, TmpMegabytes,
 };
 use serde_json::Value;
@@ -48,6 +48,7 @@ impl Checked {
             timeout: TimeoutSeconds::DEFAULT,
             tmp: TmpMegabytes::DEFAULT,
             environment: Environment::default(),
+            guest: Guest::Process,
         };
         let mut settings = Settings::default();
         self.apply_to(&mut config, &mut settings);

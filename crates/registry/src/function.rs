@@ -6,7 +6,7 @@ use file_tree::{TreeDigest, TreeSummary};
 use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
-use crate::names::{FunctionName, RuntimeName, Version};
+use crate::names::{FunctionName, KernelName, RuntimeName, Version};
 use crate::settings::Settings;
 use crate::state::Status;
 
@@ -192,6 +192,27 @@ impl fmt::Display for Handler {
     }
 }
 
+/// What a function's program runs in.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Guest {
+    /// A process guest: the program alone in a virtual machine.
+    #[default]
+    Process,
+    /// A linux guest: a Linux kernel in a virtual machine, and the program in it.
+    Linux {
+        /// The stored kernel that it boots.
+        kernel: KernelName,
+    },
+}
+
+impl Guest {
+    /// Whether it is a process guest.
+    pub fn is_process(&self) -> bool {
+        *self == Self::Process
+    }
+}
+
 /// What an instance of a function depends on.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FunctionConfig {
@@ -207,6 +228,9 @@ pub struct FunctionConfig {
     pub tmp: TmpMegabytes,
     /// Its own environment variables.
     pub environment: Environment,
+    /// What its program runs in. Records from before there was a choice have none.
+    #[serde(default, skip_serializing_if = "Guest::is_process")]
+    pub guest: Guest,
 }
 
 /// The archive that code or a layer came in.
@@ -296,6 +320,15 @@ mod tests {
             assert!(Handler::try_from(text.to_owned()).is_err(), "{text}");
         }
         assert!(Handler::try_from("app.handler".to_owned()).is_ok());
+    }
+
+    #[test]
+    fn a_guest_is_recorded_by_its_kind() {
+        let linux = Guest::Linux { kernel: "default".parse().unwrap() };
+        let text = serde_json::to_string(&linux).unwrap();
+        assert_eq!(text, r#"{"kind":"linux","kernel":"default"}"#);
+        assert_eq!(serde_json::from_str::<Guest>(&text).unwrap(), linux);
+        assert!(serde_json::from_str::<Guest>(r#"{"kind":"linux","kernel":"../x"}"#).is_err());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use environment::{ENVIRONMENT_BYTES, Environment, EnvironmentProblem};
 pub use error::RegistryError;
 pub use file_tree::{TreeDigest, TreeSummary};
 pub use function::{
-    Function, FunctionConfig, Handler, LayerUse, MAX_LAYERS, MemoryMegabytes, Package, SettingProblem,
+    Function, FunctionConfig, Guest, Handler, LayerUse, MAX_LAYERS, MemoryMegabytes, Package, SettingProblem,
     TimeoutSeconds, TmpMegabytes,
 };
 pub use layers::LayerVersion;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use registry::{
-    Alias, Environment, Function, FunctionConfig, Handler, MemoryMegabytes, Package, Registry, RegistryError,
-    Settings, Status, TimeoutSeconds, TmpMegabytes, TreeDigest, TreeSummary, Version,
+    Alias, Environment, Function, FunctionConfig, Guest, Handler, MemoryMegabytes, Package, Registry,
+    RegistryError, Settings, Status, TimeoutSeconds, TmpMegabytes, TreeDigest, TreeSummary, Version,
 };
 
 struct Place(tempfile::TempDir);
@@ -36,6 +36,7 @@ fn function(name: &str, code: &str) -> Function {
             timeout: TimeoutSeconds::DEFAULT,
             tmp: TmpMegabytes::DEFAULT,
             environment: Environment::default(),
+            guest: Guest::Process,
         },
         settings: Settings::default(),
         code: TreeSummary { digest: TreeDigest::of_bytes(code.as_bytes()), bytes: 1, entries: 1 },

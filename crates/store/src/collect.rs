@@ -20,7 +20,7 @@ impl Store {
         Ok(())
     }
 
-    /// Discards the trees and packages that no version and no layer has. The caller holds the home's lock.
+    /// Discards the trees and packages that no version and no layer has, and images of what is not there any more. The caller holds the home's lock.
     pub(crate) fn collect(&self) -> Result<(), StoreError> {
         let needed = self.registry().digests_in_use()?;
         for digest in names(&self.trees(), |name| name.parse::<TreeDigest>().ok())? {
@@ -35,6 +35,6 @@ impl Store {
                 discard(self, &self.packages().join(name))?;
             }
         }
-        Ok(())
+        self.collect_images()
     }
 }

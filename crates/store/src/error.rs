@@ -12,6 +12,9 @@ use registry::{
 /// An operation on the home directory failed; nothing was changed unless said otherwise.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// A tree can't be made an image of.
+    #[error("making a file system for linux guests failed")]
+    Image(#[source] erofs_image::ImageError),
     /// No place for the home directory is known.
     #[error("don't know where to keep state: set FAASNAP_HOME, or HOME, or give --home DIR")]
     NoHome,

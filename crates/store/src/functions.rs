@@ -9,6 +9,7 @@ use registry::{
 
 use crate::error::StoreError;
 use crate::home::{Listing, Store};
+use crate::images::LinuxFiles;
 use crate::packages;
 use crate::runtimes::OpenRuntime;
 use crate::snapshots::Revision;
@@ -72,6 +73,8 @@ pub struct OpenFunction {
     pub code: OpenTree,
     /// Its layers merged, seen at `/opt`.
     pub layers: Option<OpenTree>,
+    /// What it needs to be in a linux guest; `None` for other guests.
+    pub linux: Option<LinuxFiles>,
 }
 
 impl OpenFunction {
@@ -219,12 +222,15 @@ impl Store {
     pub fn open_version(&self, name: &FunctionName, version: Version) -> Result<OpenFunction, StoreError> {
         // The record and the things it names are opened one after the other; a removal in between shows as a missing
         // tree. Under the home's lock nothing can come in between.
-        let _lock = self.lock()?;
+        let lock = self.lock()?;
         let function = self.registry().function(name, version)?;
         let runtime = self.open_runtime(&function.config.runtime)?;
         let code = self.open_tree(function.code.digest)?;
         let layers = function.merged_layers.map(|tree| self.open_tree(tree.digest)).transpose()?;
-        Ok(OpenFunction { function, runtime, code, layers })
+        drop(lock);
+        let mut open = OpenFunction { function, runtime, code, layers, linux: None };
+        open.linux = self.linux_files(&open)?;
+        Ok(open)
     }
 
     /// `$LATEST` of every function, by name; a damaged one as its error, so that one can't hide the others.

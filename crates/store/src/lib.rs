@@ -8,6 +8,7 @@
 //!   runtimes/NAME/root              the root file system
 //!   trees/DIGEST/manifest.json      a function's code, a layer, or the layers of a function merged
 //!   trees/DIGEST/tree/
+//!   images/DIGEST                   a tree or root as a file system that a linux guest mounts; made when needed
 //!   kernels/NAME/                   a kernel for linux guests, the modules that they load, its record
 //!   registry.sqlite                 functions, versions, aliases, layers: records, with the digests of code and layers
 //!   packages/SHA256.zip             the archives that code and layers came in
@@ -34,6 +35,7 @@ mod collect;
 mod error;
 mod functions;
 mod home;
+mod images;
 mod kernels;
 mod layers;
 mod lease;
@@ -49,13 +51,15 @@ pub use error::StoreError;
 pub use file_tree::{TreeDigest, TreeError, TreeSummary};
 pub use functions::{NewCode, NewFunction, NewLayer, OpenFunction, WhenPresent};
 pub use home::{HOME_VARIABLE, Listing, Store, default_home};
+pub use images::{KernelSource, LinuxFiles};
 pub use kernels::{Kernel, KernelModule, KernelOrigin, NewKernel, OpenKernel};
 pub use layers::NewLayerVersion;
 pub use lease::Lease;
 pub use registry::{
-    ENVIRONMENT_BYTES, Environment, EnvironmentProblem, Function, FunctionConfig, FunctionName, Handler,
-    KernelName, LayerUse, MAX_LAYERS, MemoryMegabytes, NameProblem, Package as CodePackage, Registry,
-    RegistryError, RuntimeName, SettingProblem, Settings, SnapshotId, TimeoutSeconds, TmpMegabytes, Version,
+    ENVIRONMENT_BYTES, Environment, EnvironmentProblem, Function, FunctionConfig, FunctionName, Guest,
+    Handler, KernelName, LayerUse, MAX_LAYERS, MemoryMegabytes, NameProblem, Package as CodePackage,
+    Registry, RegistryError, RuntimeName, SettingProblem, Settings, SnapshotId, TimeoutSeconds, TmpMegabytes,
+    Version,
 };
 pub use retention::{Retained, Retention};
 pub use runtimes::{OpenRuntime, Package, Runtime, RuntimeOrigin, RuntimeStaging};

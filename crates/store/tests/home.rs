@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use registry::Status;
 use store::{
-    CodeSource, Environment, Function, FunctionConfig, FunctionName, Handler, MemoryMegabytes, NewCode,
-    NewFunction, NewLayer, Revision, RuntimeName, RuntimeOrigin, SettingProblem, Settings, Store, StoreError,
-    TimeoutSeconds, TmpMegabytes, Version, WhenPresent,
+    CodeSource, Environment, Function, FunctionConfig, FunctionName, Guest, Handler, MemoryMegabytes,
+    NewCode, NewFunction, NewLayer, Revision, RuntimeName, RuntimeOrigin, SettingProblem, Settings, Store,
+    StoreError, TimeoutSeconds, TmpMegabytes, Version, WhenPresent,
 };
 
 struct Home {
@@ -91,6 +91,7 @@ fn new(text: &str, code: CodeSource, layers: Vec<CodeSource>) -> NewFunction {
         timeout: TimeoutSeconds::DEFAULT,
         tmp: TmpMegabytes::DEFAULT,
         environment: Environment::default(),
+        guest: Guest::Process,
     };
     NewFunction {
         name: name(text),

@@ -53,6 +53,8 @@ pub(super) fn run(
     qemu.arg("-drive").arg(format!("file={},format=raw,if=virtio,cache=unsafe", disk.display()));
     qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
     qemu.args(["-append", "console=ttyS0 quiet loglevel=2 panic=-1 mitigations=off"]);
+    // For whoever wants to know what the machine does: `socat - UNIX:target/rig/monitor`.
+    qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", log.with_file_name("monitor").display()));
     let mut child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("starting QEMU")?;
     let output = child.stdout.take().context("QEMU has no output")?;
     let mut file = File::create(log).with_context(|| format!("creating {}", log.display()))?;

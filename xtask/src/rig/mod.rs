@@ -69,7 +69,7 @@ const FIGURES: &str = "export FAASNAP_HOME=$TMPDIR/linux; script=$(cat /rig/figu
     $FAASNAP exec --guest linux --verbose --memory 256 --root $root -- python3 -c \"$script\" linux-guest";
 
 /// All steps, in the order in which they run.
-const STEPS: [Step; 9] = [
+const STEPS: [Step; 10] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor"), default: true },
     Step {
         name: "static-program",
@@ -87,6 +87,7 @@ const STEPS: [Step; 9] = [
     // By name only for now: a linux guest's boot ended without a word once in two runs on a busy machine.
     Step { name: "linux-exec", what: What::Line(LINUX_EXEC), default: false },
     Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
+    Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: false },
     Step { name: "figures", what: What::Line(FIGURES), default: false },
 ];
 

@@ -6,7 +6,7 @@ use std::thread;
 
 use store::Store;
 
-use crate::attempt::{Request, ready_worker};
+use crate::attempt::Request;
 use crate::catalogue::Subject;
 use crate::error::BenchError;
 use crate::journal::{Entry, Key};
@@ -146,7 +146,7 @@ fn at_once(request: Request<'_>, folders: &[&Path], how: &How) -> Result<Vec<u64
     distinct.dedup();
     let mut workers = Vec::new();
     for _ in folders {
-        workers.push(ready_worker().map_err(|source| request.worker_error(how, source))?);
+        workers.push(request.subject.ready_worker().map_err(|source| request.worker_error(how, source))?);
     }
     for folder in distinct {
         let files = SnapshotFiles::open(folder)?;

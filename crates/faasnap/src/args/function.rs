@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use store::{FunctionName, Handler, MemoryMegabytes, RuntimeName, TimeoutSeconds};
+use store::{FunctionName, Handler, KernelName, MemoryMegabytes, RuntimeName, TimeoutSeconds};
 
-use super::{OutputArguments, values};
+use super::exec::GuestKind;
+use super::{OutputArguments, kernel, values};
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -48,6 +49,7 @@ Examples:
   faasnap function create hello --runtime python3.11 --handler app.handler --code ./hello
   faasnap function create thumbs --runtime python3.11 --handler app.handler --code thumbs.zip \\
       --layer pillow.zip --memory 512 --timeout 30 --env BUCKET=pictures
+  faasnap function create forks --runtime python3.11 --handler app.handler --code ./forks --guest linux --memory 256
   faasnap function create rusty --runtime provided.al2023 --handler bootstrap --code ./target/lambda/rusty")]
 pub(crate) struct CreateFunction {
     /// Its name: 1 to 64 of a-z, A-Z, 0-9, '-' and '_'
@@ -55,6 +57,12 @@ pub(crate) struct CreateFunction {
     /// The runtime it runs in; see `faasnap runtime list`
     #[arg(long)]
     pub(crate) runtime: RuntimeName,
+    /// What it runs in
+    #[arg(long, value_enum, default_value_t = GuestKind::Process)]
+    pub(crate) guest: GuestKind,
+    /// The stored kernel that a linux guest boots; see `faasnap kernel list`
+    #[arg(long, value_name = "NAME", default_value = kernel::DEFAULT)]
+    pub(crate) kernel: KernelName,
     /// What the runtime calls; for Python MODULE.FUNCTION
     #[arg(long, value_parser = values::handler)]
     pub(crate) handler: Handler,

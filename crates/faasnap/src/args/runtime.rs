@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use store::RuntimeName;
 
 use super::OutputArguments;
+use super::exec::GuestKind;
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = "\
@@ -59,6 +60,7 @@ unpacked there, nothing on this machine is installed or changed. A runtime that 
 Examples:
   faasnap runtime build python3.11
   faasnap runtime build python3.11 --name science --package numpy --package pillow==11.0.0
+  faasnap runtime build python3.11 --guest linux
   faasnap runtime build provided.al2023
   faasnap runtime build provided.al2023 --name tools --debian sqlite3 --debian lua5.4")]
 pub(crate) struct BuildRuntime {
@@ -74,6 +76,9 @@ pub(crate) struct BuildRuntime {
     /// A Debian package to add, with what it depends on; may be repeated
     #[arg(long = "debian", value_name = "PACKAGE")]
     pub(crate) debian: Vec<String>,
+    /// What its functions will run in; for linux guests an image of the root file system is made, too
+    #[arg(long, value_enum, default_value_t = GuestKind::Process)]
+    pub(crate) guest: GuestKind,
     /// Build again although nothing has changed, for newer versions of --package, say
     #[arg(long)]
     pub(crate) rebuild: bool,

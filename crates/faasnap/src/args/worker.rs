@@ -1,6 +1,6 @@
 //! `faasnap worker`, as a node starts it.
 //!
-//! Its command line is written by [`jail::launch`] and by nobody else, so it is not clap's: building the tree of all commands
+//! Its command line is written by [`jail::launch`] and whoever calls it, so it is not clap's: building the tree of all commands
 //! would cost each worker more than a megabyte of touched program and heap.
 
 use std::ffi::OsString;
@@ -8,12 +8,16 @@ use std::ffi::OsString;
 use anyhow::{Context, Result, bail};
 use jail::Confinement;
 
+use worker_protocol::GuestKind;
+
 /// The command's name.
 const NAME: &str = "worker";
 
 /// What a worker is told when it is started.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct WorkerArguments {
+    /// What its machine is made for.
+    pub(crate) guest: GuestKind,
     /// The namespaces it was started in.
     pub(crate) jail: Confinement,
     /// Names of the descriptors from 3 on, in order.
@@ -27,7 +31,7 @@ impl WorkerArguments {
     }
 
     fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self> {
-        let mut jail = None;
+        let (mut guest, mut jail) = (None, None);
         let mut passed = Vec::new();
         while let Some(option) = words.next() {
             let value = words.next().and_then(|value| value.into_string().ok());
@@ -35,12 +39,15 @@ impl WorkerArguments {
                 (Some("--jail"), Some(name)) => {
                     jail = Some(name.parse::<Confinement>().map_err(anyhow::Error::msg)?);
                 }
+                (Some("--guest"), Some(name)) if name == "process" => guest = Some(GuestKind::Process),
+                (Some("--guest"), Some(name)) if name == "linux" => guest = Some(GuestKind::Linux),
                 (Some("--passed"), Some(name)) => passed.push(name),
                 _ => bail!("faasnap worker is started by faasnap itself, not by hand"),
             }
         }
-        let jail = jail.context("faasnap worker is started by faasnap itself, not by hand")?;
-        Ok(Self { jail, passed })
+        let told = guest.zip(jail).context("faasnap worker is started by faasnap itself, not by hand")?;
+        let (guest, jail) = told;
+        Ok(Self { guest, jail, passed })
     }
 }
 
@@ -54,16 +61,17 @@ mod tests {
 
     #[test]
     fn what_the_jail_writes_is_understood() {
-        let worker = typed("faasnap worker --jail namespaces --passed kvm --passed userfaultfd");
+        let worker = typed("faasnap worker --guest linux --jail namespaces --passed kvm --passed userfaultfd");
+        let guest = GuestKind::Linux;
         let passed = vec!["kvm".to_owned(), "userfaultfd".to_owned()];
-        assert_eq!(worker.unwrap().unwrap(), WorkerArguments { jail: Confinement::Namespaces, passed });
+        assert_eq!(worker.unwrap().unwrap(), WorkerArguments { guest, jail: Confinement::Namespaces, passed });
     }
 
     #[test]
     fn other_commands_are_left_alone_and_mistakes_found() {
         assert!(typed("faasnap").is_none());
         assert!(typed("faasnap function worker").is_none());
-        for wrong in ["", " --jail", " --jail none", " --help", " --passed kvm"] {
+        for wrong in ["", " --jail", " --guest x --jail namespaces", " --jail namespaces", " --jail none", " --help", " --passed kvm"] {
             assert!(typed(&format!("faasnap worker{wrong}")).unwrap().is_err(), "{wrong}");
         }
     }

@@ -17,6 +17,8 @@ use super::Outcome;
 use crate::args::ExecArguments;
 use crate::output::note;
 
+const SIGKILL: u8 = 9;
+
 /// Runs a program in a linux guest of its own.
 pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
     linux_guest::check_machine()?;
@@ -63,12 +65,13 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
     };
     let end = program.run(&Kvm::open()?, streams)?;
     if arguments.verbose {
-        let (booted, ran) = (end.booted.as_millis(), end.ran.as_millis());
-        note(&format!("the machine was made and booted in {booted} ms, the program took {ran} ms"));
+        let took = end.took.as_millis();
+        note(&format!("the machine was made and booted and the program had ended within {took} ms"));
     }
     Ok(Outcome::Status(match end.ended {
         Ended::Status(status) => status,
         Ended::Signal(signal) => super::exec::KILLED.saturating_add(signal),
+        Ended::OutOfMemory => super::exec::KILLED.saturating_add(SIGKILL),
     }))
 }
 

@@ -6,13 +6,13 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use registry::Status;
 use store::{
-    CodeSource, Function, FunctionConfig, FunctionName, NewFunction, NewLayer, Settings, Store, TmpMegabytes,
-    WhenPresent,
+    CodeSource, Function, FunctionConfig, FunctionName, Guest, KernelName, NewFunction, NewLayer, Settings,
+    Store, TmpMegabytes, WhenPresent,
 };
 
 use super::{Outcome, sound, verified};
-use crate::args::{CreateFunction, FunctionCommand, OutputArguments, environment};
-use crate::output::{Table, bytes, count, print, print_json, time};
+use crate::args::{CreateFunction, FunctionCommand, GuestKind, OutputArguments, environment};
+use crate::output::{Table, bytes, count, note, print, print_json, time};
 
 pub(super) fn run(store: &Store, command: FunctionCommand) -> Result<Outcome> {
     match command {
@@ -39,6 +39,7 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
             timeout: arguments.timeout,
             tmp: TmpMegabytes::DEFAULT,
             environment: environment(arguments.environment)?,
+            guest: guest(store, arguments.guest, arguments.kernel)?,
         },
         code: CodeSource::detect(&arguments.code)?,
         settings: Settings::default(),
@@ -52,6 +53,13 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
     };
     let when = if arguments.replace { WhenPresent::Replace } else { WhenPresent::Refuse };
     let function = store.create_function(&new, when)?;
+    if arguments.guest == GuestKind::Linux {
+        // Makes the images now rather than with the first call.
+        store.open_function(&function.name)?;
+        if let Err(error) = linux_guest::check_machine() {
+            note(&format!("it can't be run here: {error}"));
+        }
+    }
     if output.json {
         print_json(&function)?;
     } else {
@@ -60,6 +68,17 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
         print(&format!("function {} is stored ({size}, {files})", function.name))?;
     }
     Ok(Outcome::Good)
+}
+
+/// What the function runs in; a kernel that is not stored is refused here rather than with the first call.
+fn guest(store: &Store, kind: GuestKind, kernel: KernelName) -> Result<Guest> {
+    Ok(match kind {
+        GuestKind::Process => Guest::Process,
+        GuestKind::Linux => {
+            store.kernel(&kernel)?;
+            Guest::Linux { kernel }
+        }
+    })
 }
 
 fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {
@@ -105,6 +124,10 @@ fn describe(store: &Store, function: &Function) -> Result<String> {
         format!("name      {}", function.name),
         format!("modified  {}", time(function.modified_ms / 1000)),
         format!("runtime   {}", config.runtime),
+        match &config.guest {
+            Guest::Process => "guest     process".to_owned(),
+            Guest::Linux { kernel } => format!("guest     linux, kernel {kernel}"),
+        },
         format!("handler   {}", config.handler),
         format!("memory    {} MB", config.memory),
         format!("timeout   {} s", config.timeout),

@@ -5,7 +5,7 @@ use std::io::{Read, Write, stderr, stdin, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use function_worker::{INIT_LIMIT, REGION, RestoreOptions, Role, SpareWorker, WorkerError};
+use function_worker::{INIT_LIMIT, REGION, RestoreOptions, Role, SpareWorker, WorkerError, guest_kind};
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
 use serde::Serialize;
@@ -53,7 +53,7 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
     }
     let timeline = Timeline::start();
     // It makes its machine while the function's files are opened here.
-    let worker = SpareWorker::start()?;
+    let worker = SpareWorker::start(guest_kind(&store.function(&arguments.name)?.config.guest))?;
     let function = store.open_function(&arguments.name)?;
     let way = Chosen::new(store, &function, arguments)?;
     let request_id = Uuid::new_v4().to_string();

@@ -1,7 +1,7 @@
 //! `faasnap invoke --restores`: many cold starts of one snapshot, and what their time went into.
 
 use anyhow::{Context, Result, bail};
-use function_worker::{RestoreOptions, Role, SpareWorker};
+use function_worker::{RestoreOptions, Role, SpareWorker, guest_kind};
 use restore::{Phase, RestoreStrategy, Timeline};
 use serde::Serialize;
 use store::{OpenFunction, SnapshotEntry, Store};
@@ -92,16 +92,17 @@ fn once(
             bail!("{} pages of the snapshot stay in the page cache: another instance uses them", cached.0);
         }
     }
+    let guest = guest_kind(&function.function.config.guest);
     let spare = match arguments.no_spare {
         true => None,
         false => {
-            let mut worker = SpareWorker::start()?;
+            let mut worker = SpareWorker::start(guest)?;
             worker.wait_ready()?;
             Some(worker)
         }
     };
     let timeline = Timeline::start();
-    let worker = spare.map_or_else(SpareWorker::start, Ok)?;
+    let worker = spare.map_or_else(|| SpareWorker::start(guest), Ok)?;
     let mut worker = worker.configure(function, &Role::latest(true), log_sink(arguments.log), timeline)?;
     let invoke = invocation(function, &Uuid::new_v4().to_string(), payload);
     let (restored, answer) = worker.restore_and_invoke(&entry.path, options, invoke)?;

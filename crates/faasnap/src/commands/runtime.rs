@@ -8,7 +8,7 @@ use runtime_builder::{Built, Recipe};
 use store::{Package, Runtime, RuntimeName, RuntimeOrigin, Store, StoreError, WhenPresent};
 
 use super::{Outcome, sound, verified};
-use crate::args::{BuildRuntime, ImportRuntime, OutputArguments, RuntimeCommand};
+use crate::args::{BuildRuntime, GuestKind, ImportRuntime, OutputArguments, RuntimeCommand};
 use crate::output::{Table, bytes, count, print, print_json, report, time};
 use crate::progress::BuildProgress;
 
@@ -54,7 +54,7 @@ fn build(store: &Store, arguments: &BuildRuntime) -> Result<Outcome> {
         match &runtime.origin {
             RuntimeOrigin::Built { inputs, .. } if *inputs == plan.inputs() => {
                 progress.finish();
-                return announce(&runtime, "is up to date", &arguments.output);
+                return with_image(store, &runtime, "is up to date", arguments);
             }
             RuntimeOrigin::Built { .. } => {}
             RuntimeOrigin::Imported { from } => bail!(
@@ -67,7 +67,15 @@ fn build(store: &Store, arguments: &BuildRuntime) -> Result<Outcome> {
     let environment = built.environment.clone();
     let runtime = staging.publish(&name, origin(&recipe, built), environment, WhenPresent::Replace)?;
     progress.finish();
-    announce(&runtime, "is ready", &arguments.output)
+    with_image(store, &runtime, "is ready", arguments)
+}
+
+/// Makes the image for linux guests if it is wanted, and says what there is.
+fn with_image(store: &Store, runtime: &Runtime, state: &str, arguments: &BuildRuntime) -> Result<Outcome> {
+    if arguments.guest == GuestKind::Linux {
+        store.runtime_image(&store.open_runtime(&runtime.name)?)?;
+    }
+    announce(runtime, state, &arguments.output)
 }
 
 fn origin(recipe: &Recipe, built: Built) -> RuntimeOrigin {

@@ -1,7 +1,7 @@
 //! `faasnap snapshot create`.
 
 use anyhow::{Context, Result};
-use function_worker::{INIT_LIMIT, Role, SpareWorker, WorkerError};
+use function_worker::{INIT_LIMIT, Role, SpareWorker, WorkerError, guest_kind};
 use restore::Timeline;
 use serde::Serialize;
 use store::Store;
@@ -39,7 +39,7 @@ fn not_initialised(failure: Failure, arguments: &CreateSnapshot) -> Result<Outco
 pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> {
     let function = store.open_function(&arguments.function)?;
     let timeline = Timeline::start();
-    let worker = SpareWorker::start()?;
+    let worker = SpareWorker::start(guest_kind(&function.function.config.guest))?;
     let mut worker = worker.configure(&function, &Role::latest(true), log_sink(arguments.log), timeline)?;
     let booted = match worker.boot(INIT_LIMIT) {
         Ok(booted) => booted,

@@ -14,8 +14,8 @@ use instance_pool::{
 use parking_lot::Mutex;
 use registry::Status;
 use store::{
-    CodeSource, Environment, FunctionConfig, Handler, MemoryMegabytes, NewFunction, RuntimeOrigin, Settings,
-    Store, TimeoutSeconds, TmpMegabytes, WhenPresent,
+    CodeSource, Environment, FunctionConfig, Guest, Handler, MemoryMegabytes, NewFunction, RuntimeOrigin,
+    Settings, Store, TimeoutSeconds, TmpMegabytes, WhenPresent,
 };
 
 pub struct World {
@@ -65,6 +65,7 @@ impl World {
             timeout: TimeoutSeconds::try_from(5).unwrap(),
             tmp: TmpMegabytes::DEFAULT,
             environment: Environment::default(),
+            guest: Guest::Process,
         };
         let new = NewFunction {
             name: name.parse().unwrap(),

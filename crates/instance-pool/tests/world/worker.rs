@@ -34,7 +34,7 @@ pub fn serve() {
                 worker.behaviour = String::from_utf8(handler.unwrap().1.to_vec()).unwrap();
                 worker.init_limit = configuration.limits.init_timeout;
             }
-            ToWorker::Boot => worker.boot(),
+            ToWorker::Boot { .. } => worker.boot(),
             ToWorker::Restore(request) => {
                 worker.recorded = request.record != Record::No;
                 worker.restore();

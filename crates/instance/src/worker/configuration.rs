@@ -1,23 +1,33 @@
 //! From the node's configuration to what a function's guest is made from.
 
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use guest_init::wire::Start;
+use initramfs::Module;
 use process_kernel::fs::{MountEntry, MountSource, MountTable};
 use process_kernel::task::Identity;
 use restore::{RestoreStrategy, Technique, Techniques};
 use runtime_api::Config;
 use worker_protocol::{
-    Configuration, Descriptor, Descriptors, GuestKind, NetworkPolicy, Record, RestoreRequest,
+    BOOT_LIMIT, Configuration, Descriptor, Descriptors, GuestKind, Kernel, NetworkPolicy, Record,
+    RestoreRequest,
 };
 
 use crate::function_guest::{FunctionConfig, directory_name};
+use crate::guest::GuestConfig;
+use crate::linux_function::{BootFiles, LinuxConfig};
 use crate::mounts::private_trees;
 use crate::restored::RestoreOptions;
+use crate::runtime_bridge::PORT;
 
 /// A configured worker.
 pub(super) struct Configured {
-    pub function: FunctionConfig,
+    pub guest: GuestConfig,
+    /// How long a kernel may take to boot before init begins.
+    pub boot_timeout: Duration,
     pub init_timeout: Duration,
     pub restore_timeout: Duration,
     /// The function's version, for the START line.
@@ -28,13 +38,10 @@ pub(super) struct Configured {
 
 /// Takes a configuration apart. What this worker can't do is refused in words, never left out.
 pub(super) fn read(
-    configuration: Configuration,
+    configuration: &Configuration,
     descriptors: &mut Descriptors,
 ) -> Result<Configured, String> {
-    let Configuration { guest, root, mounts, limits, network, runtime, inherited, .. } = &configuration;
-    if *guest != GuestKind::Process {
-        return Err("this worker has no Linux guest yet, only the process guest".to_owned());
-    }
+    let Configuration { limits, network, runtime, inherited, .. } = configuration;
     if *network != NetworkPolicy::Loopback {
         return Err("this worker can't give a guest a way out to the network yet".to_owned());
     }
@@ -44,22 +51,47 @@ pub(super) fn read(
     let Some(runtime) = runtime else {
         return Err("this worker runs functions; programs are run by `faasnap exec` itself".to_owned());
     };
+    let api = Config {
+        snap_start: runtime.snap_start,
+        authorization_token: runtime.authorization_token.clone(),
+        ..Config::default()
+    };
+    let guest = match configuration.guest {
+        GuestKind::Process => GuestConfig::Process(process(configuration, api, descriptors)?),
+        GuestKind::Linux => GuestConfig::Linux(linux(configuration, api, descriptors)?),
+    };
+    Ok(Configured {
+        guest,
+        boot_timeout: if configuration.guest == GuestKind::Linux { BOOT_LIMIT } else { Duration::ZERO },
+        init_timeout: limits.init_timeout,
+        restore_timeout: limits.restore_timeout,
+        version: runtime.version.clone(),
+        memory_mb: limits.memory >> 20,
+    })
+}
+
+fn process(
+    configuration: &Configuration,
+    runtime: Config,
+    descriptors: &mut Descriptors,
+) -> Result<FunctionConfig, String> {
     let mut directories: Vec<OwnedFd> = Vec::new();
     let mut pass = |descriptor: Descriptor| -> Result<MountSource, String> {
         let path = directory_name(directories.len());
         directories.push(descriptors.take(descriptor).map_err(|error| error.to_string())?);
         Ok(MountSource::HostDirectory { path, hidden: Vec::new(), cross_devices: false })
     };
+    let Configuration { root, mounts, limits, .. } = configuration;
     let mut table = vec![MountEntry { at: "/".to_owned(), source: pass(*root)?, writable: false }];
     table.extend(private_trees(limits.tmp));
     for mount in mounts {
         let at = String::from_utf8(mount.target.to_vec()).map_err(|_| "a mount's path is not UTF-8")?;
         table.push(MountEntry { at, source: pass(mount.source)?, writable: mount.writable });
     }
-    let function = FunctionConfig {
+    Ok(FunctionConfig {
         mounts: MountTable(table),
         directories,
-        identity: Identity { hostname: "localhost".to_owned(), ..Identity::default() },
+        identity: identity(),
         memory_limit: limits.memory,
         program: configuration.program.to_vec(),
         arguments: configuration.arguments.iter().map(|argument| argument.to_vec()).collect(),
@@ -69,19 +101,73 @@ pub(super) fn read(
             .map(|(name, value)| (name.to_vec(), value.to_vec()))
             .collect(),
         working_directory: configuration.working_directory.to_vec(),
-        runtime: Config {
-            snap_start: runtime.snap_start,
-            authorization_token: runtime.authorization_token.clone(),
-            ..Config::default()
-        },
-    };
-    Ok(Configured {
-        function,
-        init_timeout: limits.init_timeout,
-        restore_timeout: limits.restore_timeout,
-        version: runtime.version.clone(),
-        memory_mb: limits.memory >> 20,
+        runtime,
     })
+}
+
+/// As whom a function runs, and where it believes to be.
+fn identity() -> Identity {
+    Identity { hostname: "localhost".to_owned(), ..Identity::default() }
+}
+
+/// A linux guest's directories are images of file systems; the program's own path is its first argument.
+fn linux(
+    configuration: &Configuration,
+    runtime: Config,
+    descriptors: &mut Descriptors,
+) -> Result<LinuxConfig, String> {
+    let Configuration { root, mounts, limits, .. } = configuration;
+    if mounts.iter().any(|mount| mount.writable) {
+        return Err("a linux guest shares no directory that it may write".to_owned());
+    }
+    let images = std::iter::once(*root).chain(mounts.iter().map(|mount| mount.source));
+    let disks =
+        images.map(|image| descriptors.take(image).map(File::from).map_err(|error| error.to_string()));
+    let identity = identity();
+    let arguments = configuration.arguments.iter().skip(1);
+    Ok(LinuxConfig {
+        disks: disks.collect::<Result<_, _>>()?,
+        start: Start {
+            hostname: identity.hostname.into_bytes(),
+            user: identity.uid,
+            group: identity.gid,
+            directory: configuration.working_directory.to_vec(),
+            arguments: std::iter::once(&configuration.program)
+                .chain(arguments)
+                .map(|text| text.to_vec())
+                .collect(),
+            environment: configuration
+                .environment
+                .iter()
+                .map(|(name, value)| [name.as_slice(), b"=", value].concat())
+                .collect(),
+            mounts: mounts.iter().map(|mount| mount.target.to_vec()).collect(),
+            memory_limit: limits.memory,
+            tmp_limit: limits.tmp,
+            task_limit: limits.tasks.into(),
+            descriptor_limit: limits.open_files.into(),
+            served_port: PORT,
+            ..Start::default()
+        },
+        runtime,
+    })
+}
+
+/// Reads what a linux guest boots.
+pub(super) fn boot_files(kernel: Kernel, descriptors: &mut Descriptors) -> Result<BootFiles, String> {
+    let mut read = |file| {
+        let mut content = Vec::new();
+        let mut file = File::from(descriptors.take(file).map_err(|error| error.to_string())?);
+        file.read_to_end(&mut content).map_err(|error| format!("reading the kernel: {error}"))?;
+        Ok::<_, String>(content)
+    };
+    let image = read(kernel.image)?;
+    let modules = kernel
+        .modules
+        .into_iter()
+        .map(|module| Ok(Module { name: module.name, content: read(module.file)? }))
+        .collect::<Result<_, String>>()?;
+    Ok(BootFiles { image, modules, command_line: kernel.command_line })
 }
 
 /// How the snapshot is to be restored. Names that this worker doesn't know are refused.

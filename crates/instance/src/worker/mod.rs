@@ -21,17 +21,18 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use process_kernel::ipc::LogStream as GuestLog;
-use process_kernel::task::{ExitStatus, Process};
+use process_kernel::task::ExitStatus;
 use runtime_api::{Event, ExitReason, log_line};
 use serde_bytes::ByteBuf;
 use thiserror::Error;
 use worker_protocol::{
-    Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, Health, Invoke,
-    LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker, WorkerChannel,
+    Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, GuestKind, Health,
+    Invoke, Kernel, LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker, WorkerChannel,
 };
 
 use crate::error_text::chain;
-use crate::function_guest::{FunctionGuest, InstanceError, Listeners, ReadyMachine};
+use crate::function_guest::{InstanceError, Listeners};
+use crate::guest::{Guest, Ready};
 use crate::lifecycle::{GuestEnd, Lifecycle, OutOfTurn};
 use configuration::Configured;
 use report::Invocation;
@@ -56,6 +57,8 @@ enum Occurrence {
     /// The node is gone, or says what can't be understood.
     NodeGone(Option<ChannelError>),
     Runtime(Event),
+    /// A guest's kernel has booted: init begins.
+    KernelUp,
     Ended(ExitStatus),
 }
 
@@ -73,11 +76,11 @@ impl Node {
     }
 }
 
-/// Serves the node at the other end of `socket` until it says to stop or is gone.
+/// Serves the node at the other end of `socket` until it says to stop or is gone. `kind` is what functions' guests will be.
 ///
 /// # Errors
 /// [`WorkerError`].
-pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
+pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
     let Channel { sender, mut receiver } = WorkerChannel::new(socket);
     let (occurrences, queue) = mpsc::channel();
     let from_node = occurrences.clone();
@@ -96,7 +99,7 @@ pub fn serve(socket: OwnedFd) -> Result<(), WorkerError> {
     };
     std::thread::Builder::new().name("node".to_owned()).spawn(read).map_err(WorkerError::Thread)?;
     let node = Node(Arc::new(Mutex::new(sender)));
-    let machine = match ReadyMachine::new() {
+    let machine = match Ready::new(kind) {
         Ok(machine) => machine,
         // Without a machine there is no worker: the node hears why, and the worker ends.
         Err(error) => {
@@ -131,9 +134,9 @@ struct Worker {
     occurrences: mpsc::Sender<Occurrence>,
     life: Lifecycle,
     /// Until the instance is started.
-    machine: Option<ReadyMachine>,
+    machine: Option<Ready>,
     configured: Option<Configured>,
-    guest: Option<FunctionGuest>,
+    guest: Option<Guest>,
     /// The snapshot's directory, kept open as long as the instance lives: it is known by way of this descriptor, and a
     /// recording is put beside the snapshot when the instance ends.
     snapshot: Option<OwnedFd>,
@@ -171,6 +174,11 @@ impl Worker {
                     let steps = self.life.runtime(event);
                     self.take(steps)?;
                 }
+                Ok(Occurrence::KernelUp) => {
+                    if let Some(configured) = self.configured.as_ref().filter(|_| self.life.is_starting()) {
+                        self.deadline = Instant::now().checked_add(configured.init_timeout);
+                    }
+                }
                 Ok(Occurrence::Ended(status)) => {
                     let end = self.how_it_ended(status);
                     let steps = self.life.ended(end);
@@ -188,7 +196,7 @@ impl Worker {
         let Received { message, mut descriptors } = received;
         let done = match message {
             ToWorker::Configure(configuration) => self.configure(*configuration, &mut descriptors),
-            ToWorker::Boot => self.boot(),
+            ToWorker::Boot { kernel } => self.boot(kernel, &mut descriptors),
             ToWorker::Restore(request) => self.restore(request, &mut descriptors),
             ToWorker::Invoke(invoke) => self.invoke(*invoke),
             ToWorker::Snapshot { into } => match descriptors.take(into) {
@@ -224,11 +232,11 @@ impl Worker {
         if let Some(machine) = &mut self.machine {
             machine.begin_request();
         }
-        self.configured = Some(configuration::read(configuration, descriptors).map_err(Refused::Request)?);
+        self.configured = Some(configuration::read(&configuration, descriptors).map_err(Refused::Request)?);
         Ok(())
     }
 
-    fn take_machine(&mut self) -> Result<ReadyMachine, Refused> {
+    fn take_machine(&mut self) -> Result<Ready, Refused> {
         self.machine.take().ok_or_else(|| Refused::Request("the instance was started before".to_owned()))
     }
 
@@ -237,11 +245,16 @@ impl Worker {
     }
 
     fn listeners(&self) -> Listeners {
-        let occurrences = Mutex::new(self.occurrences.clone());
+        // The loop lives as long as the worker does.
+        let tell = |occurrences: &mpsc::Sender<Occurrence>| {
+            let occurrences = Mutex::new(occurrences.clone());
+            move |occurrence| drop(occurrences.lock().send(occurrence))
+        };
+        let (runtime, kernel_up) = (tell(&self.occurrences), tell(&self.occurrences));
         let node = self.node.clone();
         Listeners {
-            // The loop lives as long as the worker does.
-            runtime: Arc::new(move |event| drop(occurrences.lock().send(Occurrence::Runtime(event)))),
+            runtime: Arc::new(move |event| runtime(Occurrence::Runtime(event))),
+            kernel_up: Arc::new(move || kernel_up(Occurrence::KernelUp)),
             log: Arc::new(move |stream, bytes| {
                 let stream = match stream {
                     GuestLog::Output => LogStream::Output,
@@ -253,11 +266,14 @@ impl Worker {
         }
     }
 
-    fn boot(&mut self) -> Result<(), Refused> {
+    fn boot(&mut self, kernel: Option<Kernel>, descriptors: &mut Descriptors) -> Result<(), Refused> {
         let listeners = self.listeners();
-        let limit = self.configured()?.init_timeout;
+        let configured = self.configured()?;
+        let limit = configured.init_timeout + configured.boot_timeout;
+        let read = |kernel| configuration::boot_files(kernel, descriptors).map_err(Refused::Request);
+        let files = kernel.map(read).transpose()?;
         let machine = self.take_machine()?;
-        let guest = machine.boot(&self.configured()?.function, &listeners);
+        let guest = machine.boot(&self.configured()?.guest, files, &listeners);
         self.life.boot()?;
         self.began = Instant::now();
         self.started(guest?, limit)
@@ -272,7 +288,7 @@ impl Worker {
             descriptors.take(request.snapshot).map_err(|error| Refused::Request(error.to_string()))?;
         let machine = self.take_machine()?;
         let path = of_descriptor(&directory);
-        let guest = machine.restore(&self.configured()?.function, &path, &options, &listeners);
+        let guest = machine.restore(&self.configured()?.guest, &path, &options, &listeners);
         self.snapshot = Some(directory);
         self.life.restore()?;
         self.started(guest?, limit)?;
@@ -290,13 +306,13 @@ impl Worker {
     }
 
     /// Watches a guest that has just been started.
-    fn started(&mut self, guest: FunctionGuest, limit: Duration) -> Result<(), Refused> {
-        let process: Arc<Process> = guest.process.clone();
+    fn started(&mut self, guest: Guest, limit: Duration) -> Result<(), Refused> {
+        let ended = guest.waiter();
         self.guest = Some(guest);
         self.deadline = Instant::now().checked_add(limit);
         let occurrences = self.occurrences.clone();
         let wait = move || {
-            if let Some(status) = process.wait_ended(None) {
+            if let Some(status) = ended() {
                 // The loop lives as long as the worker does.
                 let _ = occurrences.send(Occurrence::Ended(status));
             }
@@ -332,10 +348,10 @@ impl Worker {
 
     fn how_it_ended(&self, status: ExitStatus) -> GuestEnd {
         let Some(guest) = &self.guest else { return GuestEnd::Broken("there was no guest".to_owned()) };
-        if let Some(failure) = guest.process.failure() {
+        if let Some(failure) = guest.failure() {
             return GuestEnd::Broken(failure);
         }
-        if guest.guard.was_exceeded() {
+        if guest.ran_out_of_memory() {
             return GuestEnd::OutOfMemory;
         }
         GuestEnd::Exit(match status {
@@ -345,7 +361,7 @@ impl Worker {
     }
 
     fn stop(&mut self) -> Result<(), WorkerError> {
-        let problem = self.guest.take().and_then(FunctionGuest::end);
+        let problem = self.guest.take().and_then(Guest::end);
         if let Some(problem) = problem {
             // The node may be gone: then nobody is there to be told.
             let _ = self.node.log(LogStream::Worker, format!("{problem}\n").as_bytes());

@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use linux_guest::{GuestError as LinuxError, LinuxGuestError};
 use process_guest::GuestError;
 use restore::{Phase, Timeline as Record};
 use runtime_api::{CognitoIdentity, ExitReason, Outcome, ResponseMode, log_line};
@@ -13,7 +14,8 @@ use worker_protocol::{
 
 use super::{Worker, WorkerError};
 use crate::checkpoint::CheckpointError;
-use crate::function_guest::{FunctionGuest, InstanceError};
+use crate::function_guest::InstanceError;
+use crate::guest::Guest;
 use crate::lifecycle::{GuestEnd, NotReady, Step, WaitingIn};
 use crate::program::ProgramError;
 
@@ -70,7 +72,7 @@ impl Worker {
         let duration = self.began.elapsed();
         self.cold_start = Some(log_line::ColdStart::Init { duration });
         if let Some(guest) = &mut self.guest {
-            guest.timeline.reached(Phase::Initialised);
+            guest.timeline().reached(Phase::Initialised);
         }
         let point = Some(match waiting {
             WaitingIn::RestoreNext => SnapshotPoint::RestoreNext,
@@ -84,7 +86,7 @@ impl Worker {
         let duration = self.began.elapsed();
         let hooks = self.released.map(|released| released.elapsed()).unwrap_or_default();
         self.cold_start = Some(log_line::ColdStart::Restore { duration, billed: hooks });
-        let warnings = self.guest.as_ref().map(FunctionGuest::warnings).unwrap_or_default();
+        let warnings = self.guest.as_ref().map(Guest::warnings).unwrap_or_default();
         let timeline = self.timeline();
         Ok(self.node.send(&FromWorker::Restored(Restored { duration, hooks, warnings, timeline }))?)
     }
@@ -125,7 +127,7 @@ impl Worker {
             if reusable && let Some(message) = guest.verify() {
                 wrong_memory = Some(Outcome::Sandbox { message });
             }
-            max_memory = guest.guard.peak();
+            max_memory = guest.peak_memory();
             recorded = guest.is_recorded();
         }
         let reusable = reusable && wrong_memory.is_none();
@@ -173,7 +175,7 @@ impl Worker {
     /// Says which system calls a program that failed made in vain.
     fn log_unsupported(&self) -> Result<(), WorkerError> {
         let Some(guest) = &self.guest else { return Ok(()) };
-        let calls = crate::program::unsupported(&guest.process);
+        let calls = guest.unsupported();
         if calls.is_empty() {
             return Ok(());
         }
@@ -182,9 +184,9 @@ impl Worker {
         Ok(self.node.log(LogStream::Worker, line.as_bytes())?)
     }
 
-    fn timeline(&self) -> Timeline {
+    fn timeline(&mut self) -> Timeline {
         let encode = |record: &Record| postcard::to_stdvec(record).unwrap_or_default();
-        Timeline(ByteBuf::from(self.guest.as_ref().map(|guest| encode(&guest.timeline)).unwrap_or_default()))
+        Timeline(ByteBuf::from(self.guest.as_mut().map(|guest| encode(guest.timeline())).unwrap_or_default()))
     }
 }
 
@@ -244,10 +246,16 @@ pub(super) fn failure_kind(error: &InstanceError) -> FailureKind {
         | InstanceError::Restore(_)
         | InstanceError::Runtime(_)
         | InstanceError::MappedFile(_) => FailureKind::Snapshot,
-        InstanceError::Deliver(_) => FailureKind::Request,
+        InstanceError::Deliver(_) | InstanceError::OtherKind => FailureKind::Request,
+        InstanceError::Linux(LinuxError::Machine(LinuxGuestError::Machine(_))) => FailureKind::Machine,
+        InstanceError::Linux(LinuxError::Machine(
+            LinuxGuestError::DeviceState { .. } | LinuxGuestError::SerialState { .. },
+        )) => FailureKind::Snapshot,
         InstanceError::Guest(_)
         | InstanceError::Checkpoint(_)
         | InstanceError::Pause(_)
-        | InstanceError::Log(_) => FailureKind::Internal,
+        | InstanceError::Log(_)
+        | InstanceError::Linux(_)
+        | InstanceError::InitialFiles(_) => FailureKind::Internal,
     }
 }

@@ -254,6 +254,11 @@ pub(super) const GROUPS: &[Group] = &[
         calls: &[any(libc::SYS_sendmsg), any(libc::SYS_recvmsg), any(libc::SYS_shutdown)],
     },
     Group {
+        reason: "streams between a linux guest's devices and the worker: pairs of Unix sockets that lead nowhere else",
+        roles: NOT_LOADER,
+        calls: &[Call(libc::SYS_socketpair, &[&[Condition::Is(0, libc::AF_UNIX as u64)]])],
+    },
+    Group {
         reason: "writing a snapshot or a recording where the node lets it be written",
         roles: PROCESS,
         calls: &[

@@ -14,8 +14,7 @@ pub(crate) use block::Block;
 pub use block::{Disk, DiskAccess};
 pub(crate) use entropy::Entropy;
 pub(crate) use mmio::{MmioDevice, MmioState};
-pub use vsock::Connector;
-pub(crate) use vsock::Vsock;
+pub(crate) use vsock::{HostSide, Vsock, stream};
 
 /// Guest memory as devices see it.
 pub(crate) type Memory = GuestMemoryMmap<()>;

@@ -7,7 +7,6 @@ mod cpuid;
 mod state;
 mod vcpu;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use guest_memory::GuestMemory;
@@ -24,7 +23,7 @@ pub use vcpu::{Bus, SystemExit, SystemVcpu};
 
 use crate::error::{MachineError, during};
 use crate::kick;
-use crate::vm::Kvm;
+use crate::vm::{Kvm, is_software};
 
 /// Three pages that Intel's processors need for real mode, in the hole below 4 GiB (Documentation/virt/kvm/api.rst,
 /// KVM_SET_TSS_ADDR).
@@ -32,12 +31,21 @@ const TSS_ADDRESS: usize = 0xfffb_d000;
 
 /// Whether this machine's KVM is software only, and so can't run an operating system at a usable speed.
 pub fn is_software_only() -> bool {
-    Path::new("/sys/module/kvm_pvm").exists()
+    is_software()
 }
 
-/// A virtual machine with interrupt controllers and timers.
+/// An empty virtual machine: what can be made before it is known what will run in it.
 #[derive(Debug)]
 pub struct SystemVm {
+    vm: VmFd,
+    cpuid: CpuId,
+    /// The model-specific registers whose values a snapshot has to keep.
+    msrs: Vec<u32>,
+}
+
+/// A virtual machine with memory, interrupt controllers and timers.
+#[derive(Debug)]
+pub struct FurnishedVm {
     vm: VmFd,
     /// The slots point into it.
     memory: Arc<GuestMemory>,
@@ -72,11 +80,11 @@ impl Interrupt {
 }
 
 impl SystemVm {
-    /// Makes one whose guest-physical memory are `ranges` of `memory`.
+    /// Makes one.
     ///
     /// # Errors
     /// [`MachineError::SoftwareOnly`]; [`MachineError::Missing`]; [`MachineError::Ioctl`].
-    pub fn new(kvm: &Kvm, memory: Arc<GuestMemory>, ranges: &[PageRange]) -> Result<Self, MachineError> {
+    pub fn new(kvm: &Kvm) -> Result<Self, MachineError> {
         if is_software_only() {
             return Err(MachineError::SoftwareOnly);
         }
@@ -94,7 +102,20 @@ impl SystemVm {
         let vm = kvm.device.create_vm().map_err(during("KVM_CREATE_VM"))?;
         let list = kvm.device.get_msr_index_list().map_err(during("KVM_GET_MSR_INDEX_LIST"))?;
         vm.set_tss_address(TSS_ADDRESS).map_err(during("KVM_SET_TSS_ADDR"))?;
-        let this = Self { vm, memory, cpuid: kvm.cpuid.clone(), msrs: list.as_slice().to_vec() };
+        Ok(Self { vm, cpuid: kvm.cpuid.clone(), msrs: list.as_slice().to_vec() })
+    }
+
+    /// Gives it its devices, and `ranges` of `memory` as its guest-physical memory.
+    ///
+    /// # Errors
+    /// [`MachineError::Missing`]; [`MachineError::Ioctl`].
+    pub fn furnish(
+        self,
+        memory: Arc<GuestMemory>,
+        ranges: &[PageRange],
+    ) -> Result<FurnishedVm, MachineError> {
+        let Self { vm, cpuid, msrs } = self;
+        let this = FurnishedVm { vm, memory, cpuid, msrs };
         // Before the controllers: with them there, each slot waits for a grace period of the host kernel.
         for (slot, range) in ranges.iter().enumerate() {
             this.set_slot(slot as u32, *range)?;
@@ -104,7 +125,9 @@ impl SystemVm {
         this.vm.create_pit2(pit).map_err(during("KVM_CREATE_PIT2"))?;
         Ok(this)
     }
+}
 
+impl FurnishedVm {
     fn set_slot(&self, slot: u32, range: PageRange) -> Result<(), MachineError> {
         let address = range.start.address();
         let inside = range.end().0 <= self.memory.reserved().0;

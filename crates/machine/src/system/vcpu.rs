@@ -1,4 +1,4 @@
-//! One processor of a [`super::SystemVm`].
+//! One processor of a [`super::FurnishedVm`].
 
 use kvm_bindings::{CpuId, Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};

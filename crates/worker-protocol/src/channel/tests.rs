@@ -47,7 +47,7 @@ fn read(descriptor: OwnedFd) -> String {
 fn descriptors_arrive_with_their_messages() {
     let (mut node, mut worker) = sides();
     // Messages with and without descriptors, all in the socket before the first is read.
-    node.sender.send(&ToWorker::Boot, Attached::default()).unwrap();
+    node.sender.send(&ToWorker::Boot { kernel: None }, Attached::default()).unwrap();
     let mut beside = None;
     for name in ["one", "two"] {
         let mut attached = Attached::default();
@@ -67,7 +67,7 @@ fn descriptors_arrive_with_their_messages() {
     }
     drop(node);
 
-    assert_eq!(worker.receiver.receive().unwrap().unwrap().message, ToWorker::Boot);
+    assert_eq!(worker.receiver.receive().unwrap().unwrap().message, ToWorker::Boot { kernel: None });
     for name in ["one", "two"] {
         let Received { message, mut descriptors } = worker.receiver.receive().unwrap().unwrap();
         let ToWorker::Restore(request) = message else { panic!("{message:?}") };

@@ -8,6 +8,6 @@ pub use from_worker::{
     SnapshotPoint, Snapshotted, Timeline, Usage,
 };
 pub use to_worker::{
-    Configuration, Credentials, GuestKind, InheritedDescriptor, Invoke, Limits, Mount, NetworkPolicy, Record,
-    RestoreRequest, RuntimeService, ToWorker,
+    BOOT_LIMIT, Configuration, Credentials, GuestKind, InheritedDescriptor, Invoke, Kernel, KernelModule,
+    Limits, Mount, NetworkPolicy, Record, RestoreRequest, RuntimeService, ToWorker,
 };

@@ -14,7 +14,10 @@ pub enum ToWorker {
     /// What the instance is. Answered only when it is refused.
     Configure(Box<Configuration>),
     /// Start the program from the beginning. Answered by [`Booted`](crate::FromWorker::Booted) when it has initialised.
-    Boot,
+    Boot {
+        /// What a linux guest boots; `None` for other guests.
+        kernel: Option<Kernel>,
+    },
     /// Continue from a snapshot. Answered by [`Restored`](crate::FromWorker::Restored).
     Restore(RestoreRequest),
     /// Run the function once. Answered by [`Answered`](crate::FromWorker::Answered).
@@ -38,7 +41,7 @@ pub enum ToWorker {
 pub struct Configuration {
     /// What runs the program.
     pub guest: GuestKind,
-    /// The directory that is the guest's `/`.
+    /// The directory that is the guest's `/`; for a linux guest an image of it. So are the mounts' sources.
     pub root: Descriptor,
     /// Directories that appear elsewhere in the guest, outer ones first.
     pub mounts: Vec<Mount>,
@@ -68,6 +71,29 @@ pub enum GuestKind {
     Process,
     /// A Linux kernel in a virtual machine, the program in it.
     Linux,
+}
+
+/// How long a linux guest's kernel may take to boot, before the time of init begins. Some ten times what a slow host needs.
+pub const BOOT_LIMIT: Duration = Duration::from_secs(60);
+
+/// A kernel for a linux guest.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Kernel {
+    /// The image: a bzImage or an ELF file.
+    pub image: Descriptor,
+    /// Its modules, in the order in which they are loaded.
+    pub modules: Vec<KernelModule>,
+    /// Its command line.
+    pub command_line: String,
+}
+
+/// A module of a kernel.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct KernelModule {
+    /// Its name.
+    pub name: String,
+    /// The file.
+    pub file: Descriptor,
 }
 
 /// A directory that appears in the guest.

@@ -1,7 +1,7 @@
 //! A hostile driver: anything in any register, in any order, over any memory.
 
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
 use guest_memory::{GuestMemory, Protection, Source};
 use pages::{PageCount, PageIndex, PageRange};
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use rustix::event::epoll;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::super::{Block, Disk, DiskAccess, Entropy, Vsock};
+use super::super::{Block, Disk, DiskAccess, Entropy, HostSide, Vsock, stream};
 use super::*;
 
 const PAGES: u64 = 16;
@@ -26,9 +26,10 @@ fn devices(memory: &MemoryView) -> Vec<MmioDevice> {
     file.set_len(64 << 10).unwrap();
     let block = Block::new(Disk { file, access: DiskAccess::ReadWrite }).unwrap();
     let events = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
-    let connector = Box::new(|_| UnixStream::pair().ok().map(|(near, _)| near));
+    let (_, dialled) = channel();
+    let host = HostSide { accept: Box::new(|_| stream().ok().map(|(near, _)| near)), dialled };
     let all: Vec<Box<dyn Device>> =
-        vec![Box::new(block), Box::new(Entropy), Box::new(Vsock::new(connector, events))];
+        vec![Box::new(block), Box::new(Entropy), Box::new(Vsock::new(host, events))];
     all.into_iter()
         .map(|device| MmioDevice::new(device, memory.clone(), Interrupt::unconnected().unwrap()).unwrap())
         .collect()

@@ -1,8 +1,10 @@
 //! One connection: a Unix socket on the host's side, counted bytes on the guest's.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::net::UnixStream;
+
+use rustix::net::{Shutdown, shutdown};
 
 use super::packet::{Head, NO_RECEIVE, NO_SEND};
 
@@ -12,7 +14,7 @@ pub(super) const BUFFER: u32 = 256 << 10;
 /// A connection.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: UnixStream,
+    stream: File,
     /// From the guest, not yet taken by the host's side.
     waiting: VecDeque<u8>,
     /// Bytes that the host's side has taken.
@@ -43,7 +45,7 @@ pub(super) enum Taken {
 }
 
 impl Connection {
-    pub fn new(stream: UnixStream, request: &Head) -> Self {
+    pub fn new(stream: File, request: &Head) -> Self {
         Self {
             stream,
             waiting: VecDeque::new(),
@@ -107,7 +109,7 @@ impl Connection {
         }
         if self.guest_finished {
             // Fails when the other side is gone, which the next read shows.
-            let _ = self.stream.shutdown(std::net::Shutdown::Write);
+            let _ = shutdown(&self.stream, Shutdown::Write);
         }
         true
     }

@@ -1,19 +1,22 @@
-//! The socket device (virtio 1.2, 5.10): streams that the guest opens to the host. Each is one end of a Unix socket, whose
-//! other end somebody in this process has.
+//! The socket device (virtio 1.2, 5.10): streams between guest and host. Each is one end of a Unix socket, whose other end
+//! somebody in this process has.
 //!
-//! The guest opens connections, the host never does. What is under way when a snapshot is taken is lost: both sides are told
-//! to open their connections anew.
+//! Either side opens connections: the guest to a port that the [`HostSide`] takes, the host to a port at which the guest
+//! listens. What is under way when a snapshot is taken is lost, and the restored guest is told so.
 
 mod connection;
 mod packet;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fs::{OFlags, fcntl_setfl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use virtio_queue::{Queue, QueueT};
 
 use super::{Broken, Device, Memory};
@@ -35,15 +38,32 @@ const RECEIVE: usize = 0;
 const SEND: usize = 1;
 const EVENTS: usize = 2;
 
-/// Says who takes a connection to a port of the host; `None` refuses it.
-pub type Connector = Box<dyn FnMut(u32) -> Option<UnixStream> + Send>;
+/// The host's ports from which it connects: above all that mean something.
+const FIRST_OWN_PORT: u32 = 1 << 30;
+
+/// Who is on the host's side.
+pub struct HostSide {
+    /// Says who takes a connection of the guest to a port of the host; `None` refuses it.
+    pub accept: Box<dyn FnMut(u32) -> Option<File> + Send>,
+    /// Connections that the host wants: a port of the guest, and this side's end of the stream.
+    pub dialled: Receiver<(u32, File)>,
+}
+
+/// A stream: the device's end, which never waits, and the end for whoever talks to the guest.
+pub fn stream() -> io::Result<(File, File)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (device, other) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    fcntl_setfl(&other, OFlags::empty())?;
+    Ok((device.into(), other.into()))
+}
 
 /// The guest's port, then the host's.
 type Ports = (u32, u32);
 
 /// The device.
 pub(crate) struct Vsock {
-    connector: Connector,
+    host: HostSide,
+    next_own_port: u32,
     /// Tells whoever waits that a connection has something.
     epoll: Arc<OwnedFd>,
     connections: BTreeMap<Ports, Connection>,
@@ -53,8 +73,15 @@ pub(crate) struct Vsock {
 }
 
 impl Vsock {
-    pub fn new(connector: Connector, epoll: Arc<OwnedFd>) -> Self {
-        Self { connector, epoll, connections: BTreeMap::new(), answers: VecDeque::new(), tell_reset: false }
+    pub fn new(host: HostSide, epoll: Arc<OwnedFd>) -> Self {
+        Self {
+            host,
+            next_own_port: FIRST_OWN_PORT,
+            epoll,
+            connections: BTreeMap::new(),
+            answers: VecDeque::new(),
+            tell_reset: false,
+        }
     }
 
     /// Takes what the guest has sent, as long as there is room for the answers.
@@ -101,7 +128,8 @@ impl Vsock {
         let goes_on = match head.operation {
             operation::DATA => connection.push(data),
             operation::SHUTDOWN => connection.shut_down(head.flags),
-            operation::CREDIT_UPDATE => true,
+            // A response says by its credit that data may follow.
+            operation::RESPONSE | operation::CREDIT_UPDATE => true,
             operation::CREDIT_REQUEST => {
                 self.answers.push_back((ports, operation::CREDIT_UPDATE));
                 true
@@ -119,18 +147,31 @@ impl Vsock {
 
     fn open(&mut self, ports: Ports, head: &Head) {
         let possible = !self.connections.contains_key(&ports) && self.connections.len() < MOST_CONNECTIONS;
-        let stream = if possible { (self.connector)(ports.1) } else { None };
-        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        let watched = stream.filter(|stream| {
-            stream.set_nonblocking(true).is_ok()
-                && epoll::add(&*self.epoll, stream, EventData::new_u64(0), flags).is_ok()
-        });
-        match watched {
+        let stream = if possible { (self.host.accept)(ports.1) } else { None };
+        match stream.filter(|stream| self.watch(stream)) {
             Some(stream) => {
                 self.connections.insert(ports, Connection::new(stream, head));
                 self.answers.push_back((ports, operation::RESPONSE));
             }
             None => self.end(ports),
+        }
+    }
+
+    fn watch(&self, stream: &File) -> bool {
+        let flags = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&*self.epoll, stream, EventData::new_u64(0), flags).is_ok()
+    }
+
+    /// Begins the connections that the host wants. One that can't be had is closed, which its other end sees.
+    fn dial(&mut self) {
+        while let Ok((port, stream)) = self.host.dialled.try_recv() {
+            let ports = (port, self.next_own_port);
+            self.next_own_port = self.next_own_port.wrapping_add(1).max(FIRST_OWN_PORT);
+            if self.connections.len() < MOST_CONNECTIONS && self.watch(&stream) {
+                // Without credit until the guest has answered.
+                self.connections.insert(ports, Connection::new(stream, &Head::default()));
+                self.answers.push_back((ports, operation::REQUEST));
+            }
         }
     }
 
@@ -227,6 +268,7 @@ impl Vsock {
     /// Does everything that can be done now.
     fn progress(&mut self, memory: &Memory, queues: &mut [Queue]) -> Result<bool, Broken> {
         let [receive, send, events] = queues else { return Ok(false) };
+        self.dial();
         let gone: Vec<Ports> = self
             .connections
             .iter_mut()

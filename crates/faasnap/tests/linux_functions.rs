@@ -1,0 +1,101 @@
+//! Functions in linux guests. They need hardware KVM: `cargo xtask test --hardware-kvm` runs these tests in its rig.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod function_home;
+
+use std::collections::HashSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use function_home::{Home, prepared, source, three_ways};
+
+/// Time by the clock, of which an emulated machine takes much.
+const LIMITS: &[&str] = &["--guest", "linux", "--timeout", "120"];
+
+fn home() -> Home {
+    let home = Home::new();
+    let kernel = prepared("FAASNAP_TEST_KERNEL");
+    let (image, modules) = (kernel.join("image"), kernel.join("modules"));
+    let import = ["kernel", "import", image.to_str().unwrap(), "--modules", modules.to_str().unwrap()];
+    home.run(&import).good();
+    home
+}
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_hello_answers_cold_restored_and_warm() {
+    let home = home();
+    home.create(
+        "hello",
+        "python3.11",
+        "app.handler",
+        &source().join("python/hello"),
+        &[LIMITS, &["--memory", "128"]].concat(),
+    );
+    let mut answers = three_ways(&home, "hello", r#"{"name":"tests"}"#).to_vec();
+    for strategy in ["on-demand", "cached", "eager", "reap", "faasnap"] {
+        let line = ["invoke", "hello", "--payload", r#"{"name":"tests"}"#, "--strategy", strategy];
+        answers.push(serde_json::from_str(&home.run(&line).good()).unwrap());
+    }
+    let warm = home.run(&["invoke", "hello", "--from", "snapshot", "--repeat", "3"]).good();
+    assert!(warm.contains("Hello, world!"), "{warm}");
+    let ids: HashSet<_> = answers.iter().map(|answer| answer["request_id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), answers.len());
+    assert!(answers.iter().all(|answer| answer["message"] == "Hello, tests!"), "{answers:?}");
+}
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the_right_time() {
+    let home = home();
+    let code = "import os, random, subprocess, time, uuid\n\
+                before = os.urandom(8)\n\
+                def handler(event, context):\n    \
+                    said = subprocess.run(['/bin/sh', '-c', 'echo child; id -u 2>/dev/null || :'], capture_output=True)\n    \
+                    open('/tmp/a', 'w').write('a')\n    \
+                    try: open('/var/task/a', 'w'); written = True\n    \
+                    except OSError: written = False\n    \
+                    return [said.stdout.decode().split()[0], os.getuid(), os.uname().sysname, written, time.time(), \
+                            os.urandom(8).hex(), str(uuid.uuid4()), random.SystemRandom().random()]\n";
+    home.python("forks", code, LIMITS);
+    let answers = three_ways(&home, "forks", "{}");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    for answer in &answers {
+        let fixed = [&answer[0], &answer[1], &answer[2], &answer[3]];
+        assert_eq!(
+            fixed,
+            ["child", "993", "Linux", "false"].map(|text| expected(text)).each_ref(),
+            "{answer}"
+        );
+        let time = answer[4].as_f64().unwrap();
+        assert!(time <= now && now - time < 600.0, "{time} at {now}");
+    }
+    for at in 5..8 {
+        let different: HashSet<_> = answers.iter().map(|answer| answer[at].to_string()).collect();
+        assert_eq!(different.len(), 3, "{at}: {answers:?}");
+    }
+}
+
+/// A value as the function gives it: a number or truth value where it is one.
+fn expected(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
+}
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_what_goes_wrong_is_what_a_caller_of_lambda_sees() {
+    let home = home();
+    let code = "import os\n\
+                def handler(event, context):\n    \
+                    if event == 'exit': os._exit(7)\n    \
+                    if event == 'memory': held = [bytearray(os.urandom(1 << 20)) for _ in range(400)]\n    \
+                    if event == 'wait': __import__('time').sleep(1000)\n    \
+                    raise ValueError('no')\n";
+    home.python("fails", code, LIMITS);
+    home.run(&["snapshot", "create", "fails"]).good();
+    for (event, said) in [("raise", "ValueError"), ("exit", "exit status 7"), ("memory", "signal: killed")] {
+        let error = home.invoke("fails", "snapshot", &format!("\"{event}\"")).function_error();
+        assert!(error.to_string().contains(said), "{event}: {error}");
+    }
+}

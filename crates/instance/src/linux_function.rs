@@ -1,0 +1,321 @@
+//! A function in a linux guest: booted or restored, saved, invoked.
+//!
+//! The guest's first program relays the function's connections to its Runtime API over the one stream that it and this side
+//! share; here they end in the same [`RuntimeBridge`] that serves process guests.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use guest_init::wire::{self, Ended, Kind, Start};
+use initramfs::Module;
+use linux_guest::{
+    Beginning, Disk, DiskAccess, Hardware, KernelImage, Line, PausedVm, ReadyGuest, RunningGuest, SavedVm,
+    Session, initial_files, memory_ranges,
+};
+use machine::{Kvm, SystemVm};
+use parking_lot::{Condvar, Mutex};
+use process_kernel::ipc::LogStream;
+use process_kernel::task::ExitStatus;
+use restore::{Phase, Timeline};
+use runtime_api::{Config, Invocation, ReleasedRuntime};
+use snapshot::{MachineIdentity, Snapshot};
+
+use crate::checkpoint::{self, CheckpointError, Opened, Saved};
+use crate::error_text::chain;
+use crate::function_guest::{InstanceError, Listeners, events_to};
+use crate::memory_guard::MemoryGuard;
+use crate::restored::{RestoreOptions, Restored, Victim};
+use crate::runtime_bridge::{RuntimeBridge, Sockets};
+
+/// How long a guest may take to come to rest: its first program freezes the function and closes its connection.
+const REST_LIMIT: Duration = Duration::from_secs(10);
+/// Memory that the machine has beyond the function's: the kernel, its page tables, its first program.
+const KERNEL_MIB: u64 = 64;
+
+const SIGKILL: i32 = 9;
+
+/// What a function's guest is made from.
+#[derive(Debug)]
+pub(crate) struct LinuxConfig {
+    /// The images of its file systems, the root first.
+    pub disks: Vec<File>,
+    /// What its first program is told.
+    pub start: Start,
+    pub runtime: Config,
+}
+
+impl LinuxConfig {
+    fn memory_mib(&self) -> u64 {
+        self.start.memory_limit.div_ceil(1 << 20) + KERNEL_MIB
+    }
+
+    fn hardware(&self) -> Result<Hardware, InstanceError> {
+        let disk = |file: &File| Ok(Disk { file: file.try_clone()?, access: DiskAccess::Read });
+        let disks = self.disks.iter().map(disk).collect::<std::io::Result<_>>();
+        let disks =
+            disks.map_err(linux_guest::LinuxGuestError::Disk).map_err(linux_guest::GuestError::from)?;
+        Ok(Hardware { memory_mib: self.memory_mib(), processors: 1, disks, console: None })
+    }
+}
+
+/// What a guest boots.
+pub(crate) struct BootFiles {
+    pub image: Vec<u8>,
+    pub modules: Vec<Module>,
+    pub command_line: String,
+}
+
+/// A virtual machine without memory that waits for its function.
+pub(crate) struct ReadyLinux {
+    vm: SystemVm,
+    /// What a snapshot has to fit.
+    host: MachineIdentity,
+    guard: MemoryGuard,
+    timeline: Timeline,
+}
+
+impl ReadyLinux {
+    /// Makes one.
+    pub fn new() -> Result<Self, InstanceError> {
+        let mut timeline = Timeline::start();
+        let vm = timeline.measure(Phase::VmCreated, || Kvm::open().and_then(|kvm| SystemVm::new(&kvm)))?;
+        let host = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
+        Ok(Self { vm, host, guard: MemoryGuard::new(), timeline })
+    }
+
+    /// The request has come: time counts from here.
+    pub fn begin_request(&mut self) {
+        self.timeline.begin_request();
+    }
+
+    /// Boots a function.
+    pub fn boot(
+        self,
+        config: &LinuxConfig,
+        files: BootFiles,
+        listeners: &Listeners,
+    ) -> Result<LinuxFunction, InstanceError> {
+        let Self { vm, guard, mut timeline, .. } = self;
+        let hardware = config.hardware()?;
+        let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
+        let line = Line::new();
+        let runtime = config.runtime.clone();
+        let bridge = RuntimeBridge::new(Box::new(line.clone()), runtime, events_to(&listeners.runtime));
+        let kernel = KernelImage::new(files.image).map_err(linux_guest::GuestError::from)?;
+        let initial = initial_files(&files.modules)?;
+        let guest = ready.boot(&kernel, &initial, &files.command_line)?;
+        let beginning = Beginning::Start(config.start.clone());
+        LinuxFunction::begin(guest, line, beginning, bridge, listeners, (guard, timeline))
+    }
+
+    /// Goes on from the snapshot in `directory`. The runtime still waits where it waited.
+    pub fn restore(
+        self,
+        config: &LinuxConfig,
+        directory: &Path,
+        options: &RestoreOptions,
+        listeners: &Listeners,
+    ) -> Result<LinuxFunction, InstanceError> {
+        let Self { vm, host, guard, mut timeline } = self;
+        let Opened { snapshot, layout, saved } =
+            timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedVm>(directory, &host))?;
+        let hardware = config.hardware()?;
+        let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
+        let victim = Victim::default();
+        let memory = ready.memory();
+        let restored =
+            Restored::begin(memory, snapshot, layout, &[], options, victim.clone(), &mut timeline)?;
+        let line = Line::new();
+        let sockets = Box::new(line.clone());
+        let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
+        let guest = timeline.measure(Phase::StateRestored, || ready.restore(&saved.guest))?;
+        let parts = (guard, timeline);
+        let mut function = LinuxFunction::begin(guest, line, Beginning::Resume, bridge, listeners, parts)?;
+        victim.is(function.session.failer());
+        function.restored = Some(restored);
+        Ok(function)
+    }
+}
+
+/// How a guest ended, once it has.
+#[derive(Clone, Debug)]
+struct End {
+    status: ExitStatus,
+    out_of_memory: bool,
+    /// Why the machine, not the function, could not go on.
+    failure: Option<String>,
+}
+
+/// Where the end is waited for.
+#[derive(Default)]
+struct Ending {
+    end: Mutex<Option<End>>,
+    known: Condvar,
+}
+
+/// A function's guest that runs.
+pub(crate) struct LinuxFunction {
+    session: Session,
+    bridge: Arc<RuntimeBridge>,
+    ending: Arc<Ending>,
+    guard: MemoryGuard,
+    /// From the machine's making on.
+    pub timeline: Timeline,
+    restored: Option<Restored>,
+}
+
+impl LinuxFunction {
+    fn begin(
+        guest: RunningGuest,
+        line: Line,
+        beginning: Beginning,
+        bridge: Arc<RuntimeBridge>,
+        listeners: &Listeners,
+        (guard, timeline): (MemoryGuard, Timeline),
+    ) -> Result<Self, InstanceError> {
+        let ending = Arc::new(Ending::default());
+        let (heard, log, ended) = (bridge.clone(), listeners.log.clone(), ending.clone());
+        let kernel_up = listeners.kernel_up.clone();
+        let hear = move |kind, body: &[u8]| match kind {
+            Kind::Output => log(LogStream::Output, body),
+            Kind::Error => log(LogStream::Error, body),
+            Kind::Start => kernel_up(),
+            _ => relay(&heard, kind, body),
+        };
+        let when_ended = move |result| {
+            *ended.end.lock() = Some(end(result));
+            ended.known.notify_all();
+        };
+        let session = Session::begin(guest, line, beginning, Box::new(hear), Box::new(when_ended))?;
+        Ok(Self { session, bridge, ending, guard, timeline, restored: None })
+    }
+
+    /// See [`RuntimeBridge::deliver`].
+    pub fn deliver(&self, invocation: Invocation) -> Result<(), InstanceError> {
+        Ok(self.bridge.deliver(invocation)?)
+    }
+
+    /// Lets a restored runtime go on.
+    pub fn release(&self, credentials: Option<runtime_api::Credentials>) -> ReleasedRuntime {
+        self.bridge.set_credentials(credentials);
+        self.bridge.release_restore()
+    }
+
+    /// Writes a snapshot below `parent` and lets the guest go on; gives the bytes of memory that are stored.
+    pub fn snapshot(&self, parent: &Path) -> Result<u64, InstanceError> {
+        let written = self.session.rest(REST_LIMIT, |paused| self.write(parent, paused))?;
+        Ok(written?.stored_pages().count().bytes())
+    }
+
+    fn write(&self, parent: &Path, paused: &PausedVm<'_>) -> Result<Snapshot, InstanceError> {
+        let guest = paused.save().map_err(linux_guest::GuestError::from)?;
+        let ranges = memory_ranges(guest.memory_mib() << 20);
+        let layout = checkpoint::linux_layout(&ranges).map_err(CheckpointError::from)?;
+        let saved = Saved { guest, bridge: self.bridge.save() };
+        let memory = self.session.machine().memory();
+        let read = |page: pages::PageIndex, bytes: &mut [u8]| memory.read(page.address(), bytes);
+        Ok(checkpoint::write(parent, &saved, &layout, &ranges, read)?)
+    }
+
+    /// What a user should hear of though the instance goes on.
+    pub fn warnings(&self) -> Vec<String> {
+        self.restored.as_ref().map(Restored::warnings).unwrap_or_default()
+    }
+
+    /// When the guest was left first, by the host's monotonic clock in nanoseconds.
+    pub fn first_exit(&self) -> Option<u64> {
+        self.session.machine().first_exit()
+    }
+
+    /// Compares memory that was not written with the snapshot, when that was asked for; gives what is wrong.
+    pub fn verify(&mut self) -> Option<String> {
+        let restored = self.restored.as_ref().filter(|_| self.timeline.verified.is_some())?;
+        let _paused = match self.session.pause() {
+            Ok(paused) => paused,
+            Err(error) => return Some(format!("memory can't be compared with the snapshot: {error}")),
+        };
+        let compared = restored.verify(self.session.machine().memory(), &mut self.timeline);
+        compared.err().map(|error| chain(&error))
+    }
+
+    /// The most bytes that the guest, its kernel included, had in use.
+    pub fn peak_memory(&self) -> u64 {
+        self.guard.peak()
+    }
+
+    /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
+    pub fn end(mut self) -> Option<String> {
+        let paused = self.session.pause();
+        let at_rest = paused.is_ok();
+        let restored = self.restored.take();
+        let problem = restored.and_then(|restored| restored.finish(&mut self.timeline, at_rest));
+        self.kill();
+        drop(paused);
+        self.session.machine().wait();
+        problem
+    }
+
+    /// Tells the guest to end.
+    pub fn kill(&self) {
+        self.session.stop();
+    }
+
+    /// Waits for the guest's end.
+    pub fn waiter(&self) -> impl FnOnce() -> Option<ExitStatus> + Send + use<> {
+        let ending = self.ending.clone();
+        move || {
+            let mut end = ending.end.lock();
+            loop {
+                match &*end {
+                    Some(end) => return Some(end.status),
+                    None => ending.known.wait(&mut end),
+                }
+            }
+        }
+    }
+
+    /// Why the machine could not go on, when that is how it ended.
+    pub fn failure(&self) -> Option<String> {
+        self.ending.end.lock().as_ref().and_then(|end| end.failure.clone())
+    }
+
+    /// Whether the function was ended for its memory.
+    pub fn ran_out_of_memory(&self) -> bool {
+        self.ending.end.lock().as_ref().is_some_and(|end| end.out_of_memory)
+    }
+}
+
+/// What the guest says of the function's connections. What makes no sense concerns no connection.
+fn relay(bridge: &RuntimeBridge, kind: Kind, body: &[u8]) {
+    let Some((connection, bytes)) = wire::connection(body) else { return };
+    match kind {
+        Kind::Opened => bridge.opened(connection),
+        Kind::Bytes => bridge.received(connection, bytes),
+        Kind::Finished => bridge.finished(connection),
+        Kind::Closed => bridge.closed(connection),
+        _ => {}
+    }
+}
+
+fn end(result: Result<Ended, linux_guest::GuestError>) -> End {
+    let (status, out_of_memory, failure) = match result {
+        Ok(Ended::Status(status)) => (ExitStatus::Code(status), false, None),
+        Ok(Ended::Signal(signal)) => (ExitStatus::Signal(signal.into()), false, None),
+        Ok(Ended::OutOfMemory) => (ExitStatus::Signal(SIGKILL), true, None),
+        Err(error) => (ExitStatus::Signal(SIGKILL), false, Some(chain(&error))),
+    };
+    End { status, out_of_memory, failure }
+}
+
+impl Sockets for Line {
+    fn push(&self, connection: u64, bytes: &[u8]) {
+        // False when the guest has ended, or reads nothing: it is ended when its time is up.
+        self.send(connection, bytes);
+    }
+
+    fn close(&self, connection: u64) {
+        self.say(Kind::Closed, &wire::about(connection, &[]));
+    }
+}
