@@ -47,7 +47,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 }
 
 /// Fetches apt's package lists when they don't know all of `packages`; only root can.
-pub(crate) fn update_lists_unless_known(packages: &[&str]) -> Result<()> {
+fn update_lists_unless_known(packages: &[&str]) -> Result<()> {
     if packages.iter().all(|package| succeeds("apt-cache", &["show", package])) {
         return Ok(());
     }

@@ -30,4 +30,6 @@ pub use layout::memory as memory_ranges;
 pub use monitor::{End, MicroVm, PausedVm, SavedVm, check_machine};
 pub use program::{Program, ProgramEnd, Streams};
 pub use session::{Beginning, Hear, Line, Session, WhenEnded};
+#[cfg(feature = "fuzzing")]
+pub use virtio::hostile;
 pub use virtio::{Disk, DiskAccess};

@@ -1,10 +1,10 @@
-//! Debian's kernel for virtual machines: downloaded and unpacked, nothing installed.
+//! Single Debian packages, the kernel for virtual machines first of all: downloaded and unpacked, nothing installed.
 
 use std::path::{Path, PathBuf};
 
 use file_tree::{TreeLimits, TreeWriter};
 
-use crate::debian::{Apt, Control, DebianPackage, unpack};
+use crate::debian::{Apt, Archive, Control, DebianPackage, unpack};
 use crate::error::BuildError;
 use crate::progress::Progress;
 
@@ -31,9 +31,40 @@ pub fn debian_kernel(
     cache: &Path,
     progress: &dyn Progress,
 ) -> Result<DebianKernel, BuildError> {
+    let root = scratch.join("kernel");
+    let package = unpack_one(newest, &root, cache, progress)?;
+    let version = package.name.strip_prefix("linux-image-").unwrap_or(&package.name).to_owned();
+    Ok(DebianKernel {
+        image: root.join("boot").join(format!("vmlinuz-{version}")),
+        modules: root.join("usr/lib/modules").join(version),
+        package,
+    })
+}
+
+/// Fetches a Debian package, without what it depends on, and unpacks it into `root`, which does not exist yet. `cache` keeps
+/// the download.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn debian_package(
+    name: &str,
+    root: &Path,
+    cache: &Path,
+    progress: &dyn Progress,
+) -> Result<DebianPackage, BuildError> {
+    let find = |archive: &Archive| archive.get(name).map(Control::package).ok_or_else(|| missing(name, None));
+    unpack_one(find, root, cache, progress)
+}
+
+fn unpack_one(
+    choose: impl Fn(&Archive) -> Result<DebianPackage, BuildError>,
+    root: &Path,
+    cache: &Path,
+    progress: &dyn Progress,
+) -> Result<DebianPackage, BuildError> {
     let debs = cache.join("debian");
     let fetch = |apt: Apt| {
-        let package = newest(&apt)?;
+        let package = choose(&apt.archive()?)?;
         apt.download(std::slice::from_ref(&package), &debs, progress)?;
         Ok(package)
     };
@@ -45,23 +76,16 @@ pub fn debian_kernel(
         }
         other => other,
     }?;
-    let root = scratch.join("kernel");
-    let mut tree = TreeWriter::create(&root, TreeLimits::ROOT).map_err(BuildError::unpack("the kernel"))?;
+    let mut tree = TreeWriter::create(root, TreeLimits::ROOT).map_err(BuildError::unpack(&package.name))?;
     unpack(std::slice::from_ref(&package), &debs, &mut tree, progress)?;
-    let version = package.name.strip_prefix("linux-image-").unwrap_or(&package.name).to_owned();
-    Ok(DebianKernel {
-        image: root.join("boot").join(format!("vmlinuz-{version}")),
-        modules: root.join("usr/lib/modules").join(version),
-        package,
-    })
+    Ok(package)
 }
 
-fn newest(apt: &Apt) -> Result<DebianPackage, BuildError> {
-    let archive = apt.archive()?;
-    let missing = |name: &str, needed_by: Option<&str>| BuildError::NoPackage {
-        name: name.to_owned(),
-        needed_by: needed_by.map(str::to_owned),
-    };
+fn missing(name: &str, needed_by: Option<&str>) -> BuildError {
+    BuildError::NoPackage { name: name.to_owned(), needed_by: needed_by.map(str::to_owned) }
+}
+
+fn newest(archive: &Archive) -> Result<DebianPackage, BuildError> {
     let newest = archive.get(NEWEST).ok_or_else(|| missing(NEWEST, None))?;
     let names = newest.depends.iter().flatten();
     let name = names.into_iter().find(|name| name.starts_with("linux-image-"));

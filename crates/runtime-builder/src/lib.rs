@@ -24,7 +24,7 @@ mod skeleton;
 pub use build::{Built, build};
 pub use debian::DebianPackage;
 pub use error::BuildError;
-pub use kernel::{DebianKernel, debian_kernel};
+pub use kernel::{DebianKernel, debian_kernel, debian_package};
 pub use plan::{Plan, plan};
 pub use progress::{Progress, Silent};
 pub use python::PythonPackage;

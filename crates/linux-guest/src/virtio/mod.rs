@@ -2,6 +2,8 @@
 
 mod block;
 mod entropy;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod mmio;
 mod vsock;
 

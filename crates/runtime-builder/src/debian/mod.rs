@@ -7,7 +7,7 @@ mod unpack;
 
 pub(crate) use apt::Apt;
 pub(crate) use closure::resolve;
-pub(crate) use control::Control;
+pub(crate) use control::{Archive, Control};
 pub(crate) use unpack::{MERGED, unpack};
 
 /// An exact package as the archive announces it.
