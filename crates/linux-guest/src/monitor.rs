@@ -266,7 +266,10 @@ impl MicroVm {
         for (number, processor) in processors.into_iter().enumerate() {
             let shared = self.shared.clone();
             let builder = thread::Builder::new().name(format!("vcpu{number}"));
-            let thread = builder.spawn(move || drive(&shared, number, processor));
+            let thread = builder.spawn(move || {
+                jail::narrow(jail::Role::Microvm);
+                drive(&shared, number, processor);
+            });
             match thread {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => {
@@ -277,7 +280,11 @@ impl MicroVm {
         }
         let shared = self.shared.clone();
         let builder = thread::Builder::new().name("devices".to_owned());
-        self.threads.push(builder.spawn(move || watch(&shared, &events)).map_err(LinuxGuestError::Thread)?);
+        let thread = builder.spawn(move || {
+            jail::narrow(jail::Role::Microvm);
+            watch(&shared, &events);
+        });
+        self.threads.push(thread.map_err(LinuxGuestError::Thread)?);
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Nothing here opens a socket, runs a program, changes a mount, a namespace, a user or another process. Files are reached by
 //! descriptors that the node handed over; `openat` is there for the process's own folder of /proc.
 
-use super::Role::{self, Guest, Loader, Running, StartUp};
+use super::Role::{self, Guest, Loader, Microvm, Running, StartUp};
 
 /// One argument's condition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Group {
     pub calls: &'static [Call],
 }
 
-const ALL: &[Role] = &[StartUp, Running, Guest, Loader];
+const ALL: &[Role] = &[StartUp, Running, Guest, Microvm, Loader];
 const NOT_LOADER: &[Role] = &[StartUp, Running, Guest];
 const PROCESS: &[Role] = &[StartUp, Running];
 
@@ -178,7 +178,7 @@ pub(super) const GROUPS: &[Group] = &[
     },
     Group {
         reason: "running it; a worker has one machine and makes no other",
-        roles: &[Running, Guest],
+        roles: &[Running, Guest, Microvm],
         calls: &[Call(libc::SYS_ioctl, &[&[KVM, Condition::IsNot(1, CREATE_VM)]])],
     },
     Group {
@@ -255,8 +255,20 @@ pub(super) const GROUPS: &[Group] = &[
     },
     Group {
         reason: "streams between a linux guest's devices and the worker: pairs of Unix sockets that lead nowhere else",
-        roles: NOT_LOADER,
+        roles: &[StartUp, Running, Microvm],
         calls: &[Call(libc::SYS_socketpair, &[&[Condition::Is(0, libc::AF_UNIX as u64)]])],
+    },
+    Group {
+        reason: "what else the devices of a linux guest do: disks, events, the ends of streams",
+        roles: &[Microvm],
+        calls: &[
+            any(libc::SYS_pwrite64),
+            any(libc::SYS_fdatasync),
+            any(libc::SYS_epoll_ctl),
+            any(libc::SYS_epoll_wait),
+            any(libc::SYS_epoll_pwait),
+            any(libc::SYS_shutdown),
+        ],
     },
     Group {
         reason: "writing a snapshot or a recording where the node lets it be written",
