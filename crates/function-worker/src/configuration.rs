@@ -20,6 +20,8 @@ use crate::error::WorkerError;
 
 /// How long init may take (AWS Lambda's figure).
 pub const INIT_LIMIT: Duration = Duration::from_secs(10);
+/// How long init may take when it is done for a snapshot (AWS Lambda: this, or the function's timeout when that is longer).
+pub const SNAPSHOT_INIT_LIMIT: Duration = Duration::from_secs(130);
 /// How long a restore with its hooks may take (AWS Lambda's figure).
 pub const RESTORE_LIMIT: Duration = Duration::from_secs(10);
 /// The region that functions are told they are in.
@@ -53,6 +55,13 @@ impl Role {
     /// An instance of `$LATEST` within the ordinary limits.
     pub fn latest(snap_start: bool) -> Self {
         Self { snap_start, version: "$LATEST".to_owned(), init_limit: INIT_LIMIT }
+    }
+
+    /// The same, with another limit for init, or the function's timeout when that is longer.
+    #[must_use]
+    pub fn with_init_limit(self, limit: Duration, function: &OpenFunction) -> Self {
+        let timeout = Duration::from_secs(function.function.config.timeout.get().into());
+        Self { init_limit: limit.max(timeout), ..self }
     }
 }
 

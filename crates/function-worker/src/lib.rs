@@ -31,7 +31,9 @@ use worker_protocol::{
     RestoreRequest, Restored, Snapshotted, ToWorker, pair,
 };
 
-pub use configuration::{INIT_LIMIT, REGION, RESTORE_LIMIT, Role, boot_limit, guest_kind};
+pub use configuration::{
+    INIT_LIMIT, REGION, RESTORE_LIMIT, Role, SNAPSHOT_INIT_LIMIT, boot_limit, guest_kind,
+};
 pub use error::WorkerError;
 pub use options::RestoreOptions;
 pub use polled::Heard;

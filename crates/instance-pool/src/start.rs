@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use function_worker::{
-    GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_LIMIT, WorkerError,
+    GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_INIT_LIMIT, SNAPSHOT_LIMIT,
+    WorkerError,
 };
 use restore::Timeline;
 use runtime_api::log_line::{self, InitPhase, Status};
@@ -17,9 +18,6 @@ use crate::connection::Connection;
 use crate::deployed::Deployed;
 use crate::log::InstanceLog;
 use crate::pool::Core;
-
-/// How long init may take when it is done for a snapshot (AWS: 130 s, or the function's timeout when that is longer).
-const SNAPSHOT_INIT_LIMIT: Duration = Duration::from_secs(130);
 
 /// An instance that takes invocations.
 pub(crate) struct Born {

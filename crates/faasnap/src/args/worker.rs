@@ -7,7 +7,6 @@ use std::ffi::OsString;
 
 use anyhow::{Context, Result, bail};
 use jail::Confinement;
-
 use worker_protocol::GuestKind;
 
 /// The command's name.

@@ -5,7 +5,9 @@ use std::io::{Read, Write, stderr, stdin, stdout};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use function_worker::{INIT_LIMIT, REGION, RestoreOptions, Role, SpareWorker, WorkerError, guest_kind};
+use function_worker::{
+    INIT_LIMIT, REGION, RESTORE_LIMIT, RestoreOptions, Role, SpareWorker, WorkerError, guest_kind,
+};
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
 use serde::Serialize;
@@ -65,7 +67,8 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
         }
         Err(error) => match error.downcast::<WorkerError>() {
             Ok(WorkerError::Failed(failure)) => {
-                let answer = function_error(failure, &request_id);
+                let limit = Role::latest(false).with_init_limit(INIT_LIMIT, &function).init_limit;
+                let answer = function_error(failure, limit, &request_id);
                 (answer.with_context(|| way.failed(&arguments.name))?, true, None)
             }
             Ok(other) => return Err(other.into()),
@@ -193,7 +196,8 @@ fn invoke(
     request_id: &str,
     payload: Vec<u8>,
 ) -> Result<(Answer, Timeline)> {
-    let role = Role::latest(way.snapshot.is_some());
+    // On AWS, an init that took longer than its limit is done again within the invocation's own; here it goes on.
+    let role = Role::latest(way.snapshot.is_some()).with_init_limit(INIT_LIMIT, function);
     let mut worker = worker.configure(function, &role, log_sink(arguments.log), timeline)?;
     let first = invocation(function, request_id, &payload);
     let mut answer = match &way.snapshot {
@@ -203,7 +207,7 @@ fn invoke(
             answer
         }
         None => {
-            worker.boot(INIT_LIMIT)?;
+            worker.boot(role.init_limit)?;
             worker.invoke(first)?
         }
     };
@@ -238,13 +242,13 @@ pub(super) fn invocation(function: &OpenFunction, request_id: &str, payload: &[u
 }
 
 /// What the caller of a function that never came to run gets: AWS's texts. What is no fault of the function stays an error.
-pub(super) fn function_error(failure: Failure, request_id: &str) -> Result<Vec<u8>> {
+/// `init_limit` is how long its init might take.
+pub(super) fn function_error(failure: Failure, init_limit: Duration, request_id: &str) -> Result<Vec<u8>> {
     let ended = |outcome: Ending| Ok(outcome.payload(request_id));
     match failure.kind {
         FailureKind::Init { payload, .. } | FailureKind::Restore { payload, .. } => Ok(payload.into_vec()),
-        FailureKind::InitTimeout | FailureKind::RestoreTimeout => {
-            ended(Ending::TimedOut { limit: INIT_LIMIT })
-        }
+        FailureKind::InitTimeout => ended(Ending::TimedOut { limit: init_limit }),
+        FailureKind::RestoreTimeout => ended(Ending::TimedOut { limit: RESTORE_LIMIT }),
         FailureKind::Exited(Exit::Status(status)) => ended(Ending::Exited(ExitReason::Status(status))),
         FailureKind::Exited(Exit::Signal(signal)) => ended(Ending::Exited(ExitReason::Signal(signal))),
         FailureKind::Request

@@ -1,7 +1,9 @@
 //! `faasnap snapshot create`.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result};
-use function_worker::{INIT_LIMIT, Role, SpareWorker, WorkerError, guest_kind};
+use function_worker::{Role, SNAPSHOT_INIT_LIMIT, SpareWorker, WorkerError, guest_kind};
 use restore::Timeline;
 use serde::Serialize;
 use store::Store;
@@ -27,9 +29,9 @@ struct Created {
 }
 
 /// What is said of a function that does not come to wait for an invocation: its own error, as `faasnap invoke` shows it.
-fn not_initialised(failure: Failure, arguments: &CreateSnapshot) -> Result<Outcome> {
+fn not_initialised(failure: Failure, limit: Duration, arguments: &CreateSnapshot) -> Result<Outcome> {
     let function = &arguments.function;
-    let error = function_error(failure, "").with_context(|| format!("booting {function}"))?;
+    let error = function_error(failure, limit, "").with_context(|| format!("booting {function}"))?;
     let more = if arguments.log { "" } else { " (--log shows what it wrote)" };
     note(&format!("{function} failed in its initialisation, there is nothing to keep{more}"));
     print(&String::from_utf8_lossy(&error))?;
@@ -40,10 +42,11 @@ pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> 
     let function = store.open_function(&arguments.function)?;
     let timeline = Timeline::start();
     let worker = SpareWorker::start(guest_kind(&function.function.config.guest))?;
-    let mut worker = worker.configure(&function, &Role::latest(true), log_sink(arguments.log), timeline)?;
-    let booted = match worker.boot(INIT_LIMIT) {
+    let role = Role::latest(true).with_init_limit(SNAPSHOT_INIT_LIMIT, &function);
+    let mut worker = worker.configure(&function, &role, log_sink(arguments.log), timeline)?;
+    let booted = match worker.boot(role.init_limit) {
         Ok(booted) => booted,
-        Err(WorkerError::Failed(failure)) => return not_initialised(failure, arguments),
+        Err(WorkerError::Failed(failure)) => return not_initialised(failure, role.init_limit, arguments),
         Err(other) => return Err(other.into()),
     };
     let staging = store.stage_snapshot()?;

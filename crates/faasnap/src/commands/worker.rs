@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use jail::Inherited;
 
 use super::Outcome;
-use crate::args::{GuestKind, WorkerArguments};
+use crate::args::WorkerArguments;
 
 /// Shuts this process in, then serves the node whose socket is standard input.
 pub(crate) fn run(arguments: &WorkerArguments) -> Result<Outcome> {
@@ -13,10 +13,6 @@ pub(crate) fn run(arguments: &WorkerArguments) -> Result<Outcome> {
     instance::take_along(inherited.passed("kvm"), inherited.passed("userfaultfd"))
         .context("learning about this machine")?;
     jail::enter(arguments.jail)?;
-    let guest = match arguments.guest {
-        GuestKind::Process => worker_protocol::GuestKind::Process,
-        GuestKind::Linux => worker_protocol::GuestKind::Linux,
-    };
-    instance::serve(socket, guest)?;
+    instance::serve(socket, arguments.guest)?;
     Ok(Outcome::Good)
 }
