@@ -60,17 +60,29 @@ mod tests {
 
     #[test]
     fn what_the_jail_writes_is_understood() {
-        let worker = typed("faasnap worker --guest linux --jail namespaces --passed kvm --passed userfaultfd");
+        let worker =
+            typed("faasnap worker --guest linux --jail namespaces --passed kvm --passed userfaultfd");
         let guest = GuestKind::Linux;
         let passed = vec!["kvm".to_owned(), "userfaultfd".to_owned()];
-        assert_eq!(worker.unwrap().unwrap(), WorkerArguments { guest, jail: Confinement::Namespaces, passed });
+        assert_eq!(
+            worker.unwrap().unwrap(),
+            WorkerArguments { guest, jail: Confinement::Namespaces, passed }
+        );
     }
 
     #[test]
     fn other_commands_are_left_alone_and_mistakes_found() {
         assert!(typed("faasnap").is_none());
         assert!(typed("faasnap function worker").is_none());
-        for wrong in ["", " --jail", " --guest x --jail namespaces", " --jail namespaces", " --jail none", " --help", " --passed kvm"] {
+        for wrong in [
+            "",
+            " --jail",
+            " --guest x --jail namespaces",
+            " --jail namespaces",
+            " --jail none",
+            " --help",
+            " --passed kvm",
+        ] {
             assert!(typed(&format!("faasnap worker{wrong}")).unwrap().is_err(), "{wrong}");
         }
     }
