@@ -63,11 +63,7 @@ fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     for answer in &answers {
         let fixed = [&answer[0], &answer[1], &answer[2], &answer[3]];
-        assert_eq!(
-            fixed,
-            ["child", "993", "Linux", "false"].map(|text| expected(text)).each_ref(),
-            "{answer}"
-        );
+        assert_eq!(fixed, ["child", "993", "Linux", "false"].map(expected).each_ref(), "{answer}");
         let time = answer[4].as_f64().unwrap();
         assert!(time <= now && now - time < 600.0, "{time} at {now}");
     }
