@@ -156,8 +156,10 @@ impl Request<'_> {
         started: impl Fn(u32) -> Result<(), BenchError>,
     ) -> Result<Measured, Trouble> {
         let log = Log::default();
-        let ready =
-            if how.ready_worker { Some(self.subject.ready_worker().map_err(log.failed())?) } else { None };
+        let ready = match how.ready_worker {
+            true => Some(self.subject.ready_worker(Some(how.options.strategy)).map_err(log.failed())?),
+            false => None,
+        };
         if let Some(worker) = &ready {
             started(worker.process_id())?;
         }
@@ -232,7 +234,7 @@ impl Request<'_> {
 
     fn try_booted(&self) -> Result<Measured, Trouble> {
         let log = Log::default();
-        let worker = self.subject.ready_worker().map_err(log.failed())?;
+        let worker = self.subject.ready_worker(None).map_err(log.failed())?;
         let timeline = Timeline::start();
         let clock = timeline.clone();
         let role = Role::latest(false);
@@ -260,7 +262,7 @@ impl WarmInstance {
     pub fn start(request: Request<'_>, snapshot: &Path) -> Result<Self, BenchError> {
         let start = || -> Result<Self, Trouble> {
             let log = Log::default();
-            let worker = request.subject.ready_worker().map_err(log.failed())?;
+            let worker = request.subject.ready_worker(None).map_err(log.failed())?;
             let (role, timeline) = (Role::latest(true), Timeline::start());
             let mut worker = worker
                 .configure(&request.subject.function, &role, log.sink(), timeline)
@@ -310,10 +312,13 @@ impl Subject {
         SpareWorker::start(guest_kind(&self.function.function.config.guest))
     }
 
-    /// The same, with its virtual machine made.
-    pub fn ready_worker(&self) -> Result<SpareWorker, WorkerError> {
+    /// The same, which has made ready what is of use to `strategy`, or to a boot.
+    pub fn ready_worker(&self, strategy: Option<RestoreStrategy>) -> Result<SpareWorker, WorkerError> {
         let mut worker = self.worker()?;
-        worker.wait_ready()?;
+        match strategy {
+            Some(RestoreStrategy::FaaSnap) => worker.wait_memory_ready()?,
+            _ => worker.wait_ready()?,
+        }
         Ok(worker)
     }
 }
@@ -322,7 +327,7 @@ impl Subject {
 pub(crate) fn snapshotted(request: Request<'_>, parent: &Path) -> Result<(), BenchError> {
     let write = || -> Result<(), Trouble> {
         let log = Log::default();
-        let worker = request.subject.ready_worker().map_err(log.failed())?;
+        let worker = request.subject.ready_worker(None).map_err(log.failed())?;
         let (role, timeline) = (Role::latest(true), Timeline::start());
         let mut worker =
             worker.configure(&request.subject.function, &role, log.sink(), timeline).map_err(log.failed())?;

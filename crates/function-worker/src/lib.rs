@@ -126,6 +126,30 @@ impl SpareWorker {
         Ok(())
     }
 
+    /// Lets the worker make memory ready ahead of a restore by the faasnap strategy, for as long as it has no function. Nothing is
+    /// waited for.
+    ///
+    /// # Errors
+    /// [`WorkerError::Channel`] when the worker is gone.
+    pub fn make_memory_ready(&mut self) -> Result<(), WorkerError> {
+        Ok(self.channel.sender.send(&ToWorker::MakeMemoryReady, Attached::default())?)
+    }
+
+    /// The same, and waits until all of it is ready.
+    ///
+    /// # Errors
+    /// As [`Self::wait_ready`].
+    pub fn wait_memory_ready(&mut self) -> Result<(), WorkerError> {
+        self.wait_ready()?;
+        self.make_memory_ready()?;
+        match self.channel.receiver.receive_within(GRACE)?.map(|received| received.message) {
+            Some(FromWorker::MemoryReady) => Ok(()),
+            Some(FromWorker::Failed(failure)) => Err(WorkerError::Failed(failure)),
+            Some(other) => Err(unexpected(&other)),
+            None => Err(WorkerError::Ended { status: how_it_ended(&mut self.jailed.process) }),
+        }
+    }
+
     /// Whether the process is still there: one that was killed is of no use.
     pub fn is_alive(&mut self) -> bool {
         self.jailed.process.is_alive()
@@ -313,7 +337,7 @@ impl FunctionWorker {
             match self.channel.receiver.receive_within(limit + GRACE)? {
                 None => return Err(WorkerError::Ended { status: how_it_ended(&mut self.jailed.process) }),
                 // A worker that was not waited for when it was spare.
-                Some(Received { message: FromWorker::Ready, .. }) => {}
+                Some(Received { message: FromWorker::Ready | FromWorker::MemoryReady, .. }) => {}
                 Some(Received { message: FromWorker::Log { stream, bytes }, .. }) => {
                     (self.log)(stream, &bytes);
                 }

@@ -119,7 +119,7 @@ impl FunctionWorker {
                     continue;
                 }
                 // A worker that was not waited for when it was spare.
-                FromWorker::Ready => continue,
+                FromWorker::Ready | FromWorker::MemoryReady => continue,
                 FromWorker::Booted(booted) => Heard::Booted(booted),
                 FromWorker::Restored(restored) => Heard::Restored(restored),
                 FromWorker::AnswerStarted { content_type, .. } => Heard::AnswerStarted { content_type },

@@ -6,6 +6,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use pages::{GuestPhysical, PageCount, PageRange};
 use thiserror::Error;
 
+/// Size of a huge page on x86-64.
+const HUGE_PAGE: usize = 2 << 20;
+
 /// A mapping call that failed.
 #[derive(Debug, Error)]
 pub enum MapError {
@@ -87,6 +90,8 @@ pub enum Advice {
     WillNeed,
     /// Use huge pages where possible.
     HugePage,
+    /// Use none.
+    NoHugePage,
     /// Drop the pages: anonymous memory reads zero afterwards, file pages are read again from the file.
     DontNeed,
 }
@@ -107,25 +112,36 @@ unsafe impl Send for GuestMemory {}
 unsafe impl Sync for GuestMemory {}
 
 impl GuestMemory {
-    /// Reserves `size` of host address space without using any memory.
+    /// Reserves `size` of host address space without using any memory. It begins at a multiple of 2 MiB, so that huge pages
+    /// of the host are huge pages in guest-physical space, too.
     ///
     /// # Errors
     /// [`MapError::Host`] when the address space can't be had.
     pub fn reserve(size: PageCount) -> Result<Self, MapError> {
         let range = PageRange::new(pages::PageIndex(0), size);
+        let length = size.bytes() as usize;
+        let failed = || MapError::Host { operation: "reserving", range, source: io::Error::last_os_error() };
         // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.
-        let base = unsafe {
+        let start = unsafe {
             libc::mmap(
                 std::ptr::null_mut(),
-                size.bytes() as usize,
+                length.saturating_add(HUGE_PAGE),
                 libc::PROT_NONE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
                 -1,
                 0,
             )
         };
-        if base == libc::MAP_FAILED {
-            return Err(MapError::Host { operation: "reserving", range, source: io::Error::last_os_error() });
+        if start == libc::MAP_FAILED {
+            return Err(failed());
+        }
+        let before = start.addr().next_multiple_of(HUGE_PAGE) - start.addr();
+        let base = start.wrapping_byte_add(before);
+        for (rest, rest_length) in [(start, before), (base.wrapping_byte_add(length), HUGE_PAGE - before)] {
+            // SAFETY: these bytes belong to the mapping just made and to nothing else.
+            if rest_length > 0 && unsafe { libc::munmap(rest, rest_length) } != 0 {
+                return Err(failed());
+            }
         }
         Ok(Self { base, reserved: size })
     }
@@ -277,6 +293,7 @@ impl GuestMemory {
             Advice::Normal => libc::MADV_NORMAL,
             Advice::WillNeed => libc::MADV_WILLNEED,
             Advice::HugePage => libc::MADV_HUGEPAGE,
+            Advice::NoHugePage => libc::MADV_NOHUGEPAGE,
             Advice::DontNeed => libc::MADV_DONTNEED,
         };
         // SAFETY: the range lies inside our own reservation; no Rust reference into it exists.

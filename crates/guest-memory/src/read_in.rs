@@ -14,6 +14,27 @@ impl GuestMemory {
     /// # Errors
     /// [`MapError`] when the range is outside, not writable, or the file ends or fails before.
     pub fn read_in(&self, range: PageRange, file: BorrowedFd<'_>, offset: u64) -> Result<(), MapError> {
+        let got = self.read_in_to_end(range, file, offset)?;
+        if got == range.count.bytes() {
+            return Ok(());
+        }
+        Err(MapError::Host {
+            operation: "reading a file into",
+            range,
+            source: io::ErrorKind::UnexpectedEof.into(),
+        })
+    }
+
+    /// As [`Self::read_in`], but leaves what lies behind the file's end as it is. Gives the bytes that were read.
+    ///
+    /// # Errors
+    /// [`MapError`] when the range is outside, not writable, or the file fails.
+    pub fn read_in_to_end(
+        &self,
+        range: PageRange,
+        file: BorrowedFd<'_>,
+        offset: u64,
+    ) -> Result<u64, MapError> {
         self.check(range)?;
         let failed = |source| MapError::Host { operation: "reading a file into", range, source };
         let (address, length) = self.pointer(range);
@@ -27,7 +48,7 @@ impl GuestMemory {
                 libc::pread(file.as_raw_fd(), address.wrapping_byte_add(done), length - done, position)
             };
             match usize::try_from(got) {
-                Ok(0) => return Err(failed(io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => break,
                 Ok(got) => done += got,
                 Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => {}
@@ -35,7 +56,7 @@ impl GuestMemory {
                 },
             }
         }
-        Ok(())
+        Ok(done as u64)
     }
 }
 
@@ -62,5 +83,6 @@ mod tests {
         memory.read(GuestPhysical(4 * 4096 - 1), &mut byte).unwrap();
         assert_eq!(byte, [7]);
         assert!(memory.read_in(range, file.as_fd(), 4096).is_err());
+        assert_eq!(memory.read_in_to_end(range, file.as_fd(), 4096).unwrap(), 4096);
     }
 }

@@ -58,6 +58,8 @@ impl Spares {
                 let started = tokio::task::spawn_blocking(move || {
                     let mut spare = spares.start(KEPT)?;
                     spare.wait_ready()?;
+                    // It is of use before that is done.
+                    spare.make_memory_ready()?;
                     spares.ready.lock().push(spare);
                     Ok::<_, WorkerError>(())
                 });

@@ -19,7 +19,7 @@ use crate::runtime_bridge::SavedBridge;
 
 /// The process: memory map, threads with their registers, descriptors, signals.
 const PROCESS: SectionKind = SectionKind::named("process");
-const PROCESS_VERSION: u16 = 2;
+const PROCESS_VERSION: u16 = 3;
 /// A linux guest's machine: processors, interrupt controllers, clocks, devices.
 const LINUX_MACHINE: SectionKind = SectionKind::named("linux-machine");
 const LINUX_MACHINE_VERSION: u16 = 1;

@@ -26,7 +26,7 @@ use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
-use crate::restored::{RestoreOptions, Restored, Victim};
+use crate::restored::{Behind, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{self, LoopbackBridge, RuntimeBridge};
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
@@ -138,13 +138,22 @@ impl ReadyMachine {
         self.timeline.begin_request();
     }
 
+    /// Makes more memory ready ahead; `false` when there is enough, or no more can be had: a request does without then.
+    pub fn make_memory_ready(&mut self) -> bool {
+        self.guest.make_memory_ready().unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "no memory is made ready ahead");
+            false
+        })
+    }
+
     /// Boots a function.
     pub fn boot(
         self,
         config: &FunctionConfig,
         listeners: &Listeners,
     ) -> Result<FunctionGuest, InstanceError> {
-        let Self { guest, mut guard, timeline, .. } = self;
+        let Self { mut guest, mut guard, timeline, .. } = self;
+        guest.give_up_ready_memory()?;
         let process_config = ProcessConfig {
             mounts: config.mounts.clone(),
             identity: config.identity.clone(),
@@ -185,14 +194,18 @@ impl ReadyMachine {
         let restored = {
             let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
             let memory = guest.memory();
-            Restored::begin(memory, snapshot, layout, &files, options, victim.clone(), &mut timeline)?
+            let behind = Behind { memory, ready: Some(guest.ready_memory()), files: &files };
+            Restored::begin(behind, snapshot, layout, options, victim.clone(), &mut timeline)?
         };
         let context = revival.context();
         connect_log(&context.ipc, listeners);
         let sockets = Box::new(context.network.service_handle());
         let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
         serve_runtime(&context.network, &bridge);
-        let process = timeline.measure(Phase::StateRestored, || guest.resume(revival))?;
+        let process = timeline.measure(Phase::StateRestored, || match restored.wants_touches() {
+            true => guest.resume_watched(revival),
+            false => guest.resume(revival),
+        })?;
         let weak = Arc::downgrade(&process);
         victim.is(move |reason| {
             if let Some(process) = weak.upgrade() {
@@ -276,7 +289,8 @@ impl FunctionGuest {
     /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
     pub fn end(mut self) -> Option<String> {
         let paused = self.process.pause(PAUSE_LIMIT).is_ok();
-        let problem = self.restored.take().and_then(|restored| restored.finish(&mut self.timeline, paused));
+        let touched = self.process.mm.touched().ok().filter(|_| paused);
+        let problem = self.restored.take().and_then(|restored| restored.finish(&mut self.timeline, touched));
         self.kill();
         self.process.wait_ended(Some(END_LIMIT));
         problem

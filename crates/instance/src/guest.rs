@@ -34,6 +34,14 @@ impl Ready {
         })
     }
 
+    /// Makes more memory ready ahead; `false` when there is enough, or the guest has no use for it.
+    pub fn make_memory_ready(&mut self) -> bool {
+        match self {
+            Self::Process(machine) => machine.make_memory_ready(),
+            Self::Linux(_) => false,
+        }
+    }
+
     /// The request has come: time counts from here.
     pub fn begin_request(&mut self) {
         match self {

@@ -15,6 +15,7 @@ use linux_guest::{
     Session, initial_files, memory_ranges,
 };
 use machine::{Kvm, SystemVm};
+use pages::PageSet;
 use parking_lot::{Condvar, Mutex};
 use process_kernel::ipc::LogStream;
 use process_kernel::task::ExitStatus;
@@ -26,7 +27,7 @@ use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::function_guest::{InstanceError, Listeners, events_to};
 use crate::memory_guard::MemoryGuard;
-use crate::restored::{RestoreOptions, Restored, Victim};
+use crate::restored::{Behind, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{RuntimeBridge, Sockets};
 
 /// How long a guest may take to come to rest: its first program freezes the function and closes its connection.
@@ -124,9 +125,8 @@ impl ReadyLinux {
         let hardware = config.hardware()?;
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let victim = Victim::default();
-        let memory = ready.memory();
-        let restored =
-            Restored::begin(memory, snapshot, layout, &[], options, victim.clone(), &mut timeline)?;
+        let behind = Behind { memory: ready.memory(), ready: None, files: &[] };
+        let restored = Restored::begin(behind, snapshot, layout, options, victim.clone(), &mut timeline)?;
         let line = Line::new();
         let sockets = Box::new(line.clone());
         let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
@@ -248,9 +248,10 @@ impl LinuxFunction {
     /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
     pub fn end(mut self) -> Option<String> {
         let paused = self.session.pause();
-        let at_rest = paused.is_ok();
+        // What its own page tables say isn't looked at: it maps no files of the host.
+        let touched = paused.is_ok().then(PageSet::new);
         let restored = self.restored.take();
-        let problem = restored.and_then(|restored| restored.finish(&mut self.timeline, at_rest));
+        let problem = restored.and_then(|restored| restored.finish(&mut self.timeline, touched));
         self.kill();
         drop(paused);
         self.session.machine().wait();

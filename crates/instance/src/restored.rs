@@ -4,6 +4,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
 use guest_memory::GuestMemory;
+use pages::{PageRange, PageSet};
 use restore::{
     GuestLayout, LoadingSet, LoadingSetProblem, LoadingSetRule, Record, RestoreError, RestoreHandle,
     RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
@@ -46,6 +47,16 @@ impl Victim {
     }
 }
 
+/// What a snapshot's memory is put behind.
+pub(crate) struct Behind<'a> {
+    pub memory: &'a Arc<GuestMemory>,
+    /// For a process guest, whose own page tables forbid the writes that its regions don't allow: the memory that was made
+    /// ready ahead.
+    pub ready: Option<PageRange>,
+    /// The files that the guest has mapped.
+    pub files: &'a [BorrowedFd<'a>],
+}
+
 /// A restored instance's snapshot and what works on its memory.
 pub(crate) struct Restored {
     handle: RestoreHandle,
@@ -55,12 +66,11 @@ pub(crate) struct Restored {
 }
 
 impl Restored {
-    /// Puts the snapshot's memory behind the guest. `files` are those that it has mapped.
+    /// Puts the snapshot's memory behind the guest.
     pub fn begin(
-        memory: &Arc<GuestMemory>,
+        Behind { memory, ready, files }: Behind<'_>,
         snapshot: Snapshot,
         layout: GuestLayout,
-        files: &[BorrowedFd<'_>],
         options: &RestoreOptions,
         victim: Victim,
         timeline: &mut Timeline,
@@ -73,6 +83,10 @@ impl Restored {
             Wish::IfNeeded => Record::IfNeeded(Default::default()),
             Wish::Again => Record::Always(Default::default()),
         };
+        if let Some(ready) = ready {
+            request.tables_forbid_writes = true;
+            request.ready = ready;
+        }
         request.on_failure = Some(Arc::new(move |failure| {
             victim.fail(format!("its memory could not be brought back: {}", chain(failure)));
         }));
@@ -85,6 +99,11 @@ impl Restored {
             timeline.verified = Some(Verified { before: layout.page_count().0, ..Verified::default() });
         }
         Ok(Self { handle, snapshot, layout, recorded: timeline.recorded })
+    }
+
+    /// Whether the recording needs to know which pages the guest itself touches.
+    pub fn wants_touches(&self) -> bool {
+        self.recorded
     }
 
     /// What a user should hear of. That nothing is recorded yet is no news when it is being recorded.
@@ -108,8 +127,9 @@ impl Restored {
         }
     }
 
-    /// Ends what works on memory, and publishes what was recorded if the guest has come to rest; gives what went wrong.
-    pub fn finish(self, timeline: &mut Timeline, at_rest: bool) -> Option<String> {
+    /// Ends what works on memory, and publishes what was recorded; gives what went wrong. `touched` are the pages that the
+    /// guest itself touched, if it has come to rest.
+    pub fn finish(self, timeline: &mut Timeline, touched: Option<PageSet>) -> Option<String> {
         let outcome = self.handle.finish(timeline);
         if let Some(failure) = outcome.failure {
             return Some(format!("memory could not be brought back: {}", chain(&failure)));
@@ -120,11 +140,14 @@ impl Restored {
         }
         match outcome.recording? {
             Err(error) => Some(format!("the invocation was not recorded: {}", chain(&error))),
-            // A guest that didn't come to rest has pages under way.
-            Ok(_) if !at_rest => {
-                Some("the invocation was not recorded: its guest did not come to rest".to_owned())
-            }
-            Ok(recording) => {
+            Ok(mut recording) => {
+                // A guest that didn't come to rest has pages under way.
+                let Some(touched) = touched else {
+                    return Some(
+                        "the invocation was not recorded: its guest did not come to rest".to_owned(),
+                    );
+                };
+                recording.note_touches(&touched, &self.snapshot, &self.layout);
                 let recording = recording.added_to_published(&self.snapshot, &self.layout);
                 let published = recording.publish(&self.snapshot, &self.layout, &LoadingSetRule::default());
                 published.err().map(|error| format!("the recording was not kept: {}", chain(&error)))

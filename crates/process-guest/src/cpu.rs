@@ -90,6 +90,27 @@ impl SpareCpu {
     }
 }
 
+impl SpareCpu {
+    /// Runs code at CPL3, by the page tables at `root`, from `rip` to its first exit, with rdi and rsi as given. It must leave by
+    /// itself: nobody can kick it.
+    pub fn run_at(
+        &mut self,
+        root: GuestPhysical,
+        rip: u64,
+        [rdi, rsi]: [u64; 2],
+    ) -> Result<Exit, MachineError> {
+        let mut user = entry::user_system_registers(&self.fresh, root, PageIndex(0));
+        if self.vcpu.write_system_registers(&user).is_err() {
+            user = entry::without_xsave(&user);
+            self.vcpu.write_system_registers(&user)?;
+        }
+        let _attached = self.vcpu.attach();
+        *self.vcpu.registers() = machine::kvm_regs { rip, rdi, rsi, rflags: 2, ..Default::default() };
+        self.vcpu.registers_changed();
+        Ok(self.vcpu.run())
+    }
+}
+
 /// A vCPU set up for CPL3.
 pub(crate) struct GuestCpu {
     vcpu: Vcpu,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, MapError};
 use machine::{Kvm, MachineError, Vm};
-use pages::{PageCount, PageIndex};
+use pages::{PageCount, PageIndex, PageRange};
 use parking_lot::Mutex;
 use process_kernel::clock::Clock;
 use process_kernel::file::FdTable;
@@ -26,6 +26,7 @@ use thiserror::Error;
 use crate::cpu::{GuestCpu, SpareCpu};
 use crate::driver::{self, Driver, Idle, Job};
 use crate::entry;
+use crate::ready_memory::ReadyMemory;
 use crate::slots::VmSlots;
 
 /// A guest that can't be made or started.
@@ -52,6 +53,12 @@ pub enum GuestError {
     /// A saved guest can't be made again.
     #[error("the saved guest can't be made again")]
     Restore(#[from] RestoreError),
+    /// Memory could not be made ready ahead.
+    #[error("making memory ready ahead")]
+    ReadyMemory(#[source] MapError),
+    /// A vCPU that was to touch it did not.
+    #[error("touching memory ahead ended with {0}")]
+    NotTouched(String),
     /// The program can't be started.
     #[error(transparent)]
     Program(#[from] ExecError),
@@ -134,7 +141,7 @@ impl VcpuThreads {
         let page = match cpus.free_pages.pop() {
             Some(page) => page,
             None => {
-                let page = mm.supervisor_pages(PageCount(1)).map_err(GuestError::Memory)?;
+                let page = mm.supervisor_page().map_err(GuestError::Memory)?;
                 entry::write_cpu_page(mm.memory(), page).map_err(GuestError::SupervisorPage)?;
                 cpus.pages.push(page);
                 page
@@ -179,6 +186,7 @@ pub struct ProcessGuest {
     vm: Arc<Vm>,
     memory: Arc<GuestMemory>,
     hooks: Arc<VcpuThreads>,
+    ready: ReadyMemory,
 }
 
 impl ProcessGuest {
@@ -199,7 +207,7 @@ impl ProcessGuest {
             cpus: Mutex::new(Cpus { spare: vec![first], ..Cpus::default() }),
             first_exit: Arc::default(),
         });
-        Ok(Self { vm, memory, hooks })
+        Ok(Self { vm, memory, hooks, ready: ReadyMemory::default() })
     }
 
     /// Makes `count` vCPUs ahead and memory slots for `pages` pages, so that a restore doesn't have to.
@@ -213,6 +221,32 @@ impl ProcessGuest {
             self.hooks.cpus.lock().spare.push(spare);
         }
         Ok(())
+    }
+
+    /// Makes another 2 MiB of memory ready ahead, and a vCPU if there is none to spare; `false` when there is enough.
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub fn make_memory_ready(&mut self) -> Result<bool, GuestError> {
+        let spare = self.hooks.cpus.lock().spare.pop();
+        let mut cpu = spare.map_or_else(|| self.hooks.spare(), Ok)?;
+        self.vm.cover(PageCount(self.ready.pages().end().0 + 1))?;
+        let grown = self.ready.grow(&self.memory, &mut cpu);
+        self.hooks.cpus.lock().spare.push(cpu);
+        grown
+    }
+
+    /// The memory that is ready: populated, writable, zero.
+    pub fn ready_memory(&self) -> PageRange {
+        self.ready.pages()
+    }
+
+    /// Gives it back, for a guest that has no use for it.
+    ///
+    /// # Errors
+    /// [`GuestError::ReadyMemory`].
+    pub fn give_up_ready_memory(&mut self) -> Result<(), GuestError> {
+        self.ready.give_up(&self.memory)
     }
 
     /// When guest code was left for the first time, by an exit that the guest caused or by a kick: host CLOCK_MONOTONIC in
@@ -311,8 +345,25 @@ impl ProcessGuest {
     /// # Errors
     /// [`GuestError`].
     pub fn resume(&self, revival: Revival) -> Result<Arc<Process>, GuestError> {
+        self.resume_after(revival, |_| Ok(()))
+    }
+
+    /// As [`ProcessGuest::resume`], noting from the start which pages the guest touches; see [`Mm::touched`].
+    ///
+    /// # Errors
+    /// [`GuestError`].
+    pub fn resume_watched(&self, revival: Revival) -> Result<Arc<Process>, GuestError> {
+        self.resume_after(revival, |mm| mm.watch_touches().map_err(GuestError::Memory))
+    }
+
+    fn resume_after(
+        &self,
+        revival: Revival,
+        before: impl FnOnce(&Mm) -> Result<(), GuestError>,
+    ) -> Result<Arc<Process>, GuestError> {
         let slots = Arc::new(VmSlots(self.vm.clone()));
         let (process, threads) = revival.finish(self.memory.clone(), slots, self.hooks.clone())?;
+        before(&process.mm)?;
         for (thread, state) in threads {
             process.hooks.spawn(&process, &thread, state.cpu, state.fpu).map_err(GuestError::Memory)?;
         }

@@ -12,6 +12,7 @@ mod driver;
 mod entry;
 mod exception;
 mod guest;
+mod ready_memory;
 mod run;
 mod slots;
 

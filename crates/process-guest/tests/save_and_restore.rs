@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use guest_memory::{GuestMemory, Protection, Source};
 use machine::Kvm;
-use pages::{PAGE_SIZE, PageCount};
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
 use process_guest::{ProcessConfig, ProcessGuest};
 use process_kernel::file::{AccessMode, OpenFile, StatusFlags};
 use process_kernel::fs::{MountEntry, MountSource, MountTable, open_by_path};
@@ -69,6 +69,7 @@ fn copy_memory(
     to: &GuestMemory,
     image: &MemoryImage,
     files: &[std::os::fd::BorrowedFd<'_>],
+    writable: bool,
 ) {
     for region in &image.regions {
         let source = match region.source {
@@ -88,7 +89,9 @@ fn copy_memory(
         }
     }
     for region in &image.regions {
-        to.protect(region.range, region.protection).unwrap();
+        if !(writable && region.protection == Protection::Read) {
+            to.protect(region.range, region.protection).unwrap();
+        }
     }
 }
 
@@ -98,12 +101,26 @@ fn transplant(
     old: ProcessGuest,
     process: Arc<Process>,
 ) -> (ProcessGuest, Arc<Process>, Arc<Mutex<String>>) {
+    transplant_into(ProcessGuest::new(kvm).unwrap(), old, process, false)
+}
+
+/// The same into a machine that is there; with `writable`, the host may write what the program may only read.
+fn transplant_into(
+    new: ProcessGuest,
+    old: ProcessGuest,
+    process: Arc<Process>,
+    writable: bool,
+) -> (ProcessGuest, Arc<Process>, Arc<Mutex<String>>) {
     process.pause(Duration::from_secs(10)).unwrap();
     let (saved, image) = old.save(&process).unwrap();
-    let new = ProcessGuest::new(kvm).unwrap();
     new.make_ready(1, PageCount(image.page_count.0)).unwrap();
     let revival = new.revive(saved, &mounts(), &open_by_path).unwrap();
-    copy_memory(old.memory(), new.memory(), &image, &revival.mapped_files().descriptors().unwrap());
+    let files = revival.mapped_files().descriptors().unwrap();
+    copy_memory(old.memory(), new.memory(), &image, &files, writable);
+    let (end, ready) = (PageIndex(image.page_count.0), new.ready_memory());
+    if end < ready.end() {
+        new.memory().release(PageRange::between(end.max(ready.start), ready.end())).unwrap();
+    }
     process.exit(ExitStatus::Code(0));
     process.wait_ended(Some(Duration::from_secs(10))).expect("the old guest ends");
     let log = collect_log(&revival.context().ipc);
@@ -193,4 +210,46 @@ for i in range(1000000):
     process.exit(ExitStatus::Code(0));
     assert!(process.wait_ended(Some(Duration::from_secs(10))).is_some());
     drop(guest);
+}
+
+#[test]
+fn a_saved_guests_own_tables_forbid_what_the_host_would_let_it_write() {
+    const SCRIPT: &str = "
+import ctypes, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+pages = libc.mmap(None, 5 * 4096, 3, 0x22, -1, 0)
+ctypes.memset(pages, 7, 5 * 4096)
+for page in range(4): assert libc.mprotect(pages + page * 4096, 4096, 1) == 0
+print('ready', flush=True)
+time.sleep(1)
+assert ctypes.string_at(pages, 5 * 4096) == bytes([7]) * (5 * 4096)
+assert libc.mprotect(pages + 4096, 4096, 3) == 0
+ctypes.memset(pages + 4096, 8, 4096)
+ctypes.memset(pages + 4 * 4096, 8, 4096)
+assert libc.munmap(ctypes.c_void_p(pages + 3 * 4096), ctypes.c_size_t(4096)) == 0
+assert libc.mmap(pages + 3 * 4096, 4096, 3, 0x32, -1, 0) == pages + 3 * 4096
+ctypes.memset(pages + 3 * 4096, 9, 4096)
+moved = bytearray(64 << 20)
+moved[::4096] = b'x' * len(moved[::4096])
+print('still here', ctypes.string_at(pages, 4097)[4095:], flush=True)
+ctypes.memset(pages, 8, 1)
+print('wrote', flush=True)
+";
+    let kvm = Kvm::open().expect("these tests need /dev/kvm");
+    let guest = ProcessGuest::new(&kvm).unwrap();
+    let (process, log) = start(&guest, &["/usr/bin/python3", "-c", SCRIPT]);
+    wait_for(&log, "ready");
+    let mut new = ProcessGuest::new(&kvm).unwrap();
+    // As a spare worker does: what was made ahead must not outlive what it was made for.
+    while new.make_memory_ready().unwrap() {}
+    assert!(!new.ready_memory().is_empty());
+    let (_new, process, after) = transplant_into(new, guest, process, true);
+    let status = process.wait_ended(Some(Duration::from_secs(60)));
+    let log = after.lock().unwrap().clone();
+    assert_eq!(status, Some(ExitStatus::Signal(11)), "{log}{:?}", process.failure());
+    assert!(log.contains("still here b'\\x07\\x08'"), "{log}");
+    assert!(!log.contains("wrote"), "{log}");
 }

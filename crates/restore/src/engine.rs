@@ -1,10 +1,13 @@
 //! The entry: from a snapshot and a layout to memory that a guest can run on.
 
+use std::borrow::Cow;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::thread;
 
 use guest_memory::{Advice, FileResidency, GuestMemory, Userfault, cached_count};
 use pages::{PageCount, PageIndex, PageRange, PageSet};
@@ -16,6 +19,7 @@ use crate::layout::{Backing, GuestLayout, LayoutError};
 use crate::loader::{self, FailureHook, Loader, LoaderJob};
 use crate::loading_set::{LoadingSet, PlacedRegion};
 use crate::mapper::{self, Sources};
+use crate::placement::Placement;
 use crate::plan::{MapStep, PlacedRun, RestorePlan, StoredPages};
 use crate::reap::{Server, ServerJob, WorkingSet};
 use crate::recorder::Prepared;
@@ -62,6 +66,11 @@ pub struct RestoreRequest<'a> {
     pub random_access: bool,
     /// Whether this invocation is recorded; for the strategies that use recordings.
     pub record: Record,
+    /// Whether the guest's own page tables forbid the writes that its regions don't allow: the FaaSnap strategy then leaves
+    /// private memory writable for the host.
+    pub tables_forbid_writes: bool,
+    /// Anonymous memory, writable, populated and zero, that is there already; it may reach past the layout's end.
+    pub ready: PageRange,
     /// Called, from a thread of the restore's own, when the guest must be stopped because its memory can't be trusted.
     pub on_failure: Option<FailureHook>,
 }
@@ -84,6 +93,8 @@ impl<'a> RestoreRequest<'a> {
             techniques: Techniques::default(),
             random_access: strategy == RestoreStrategy::FaaSnap,
             record: Record::No,
+            tables_forbid_writes: false,
+            ready: PageRange::new(PageIndex(0), PageCount(0)),
             on_failure: None,
         }
     }
@@ -110,7 +121,12 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
         Way::Loaded(set) => loaded(request, timeline, set),
         Way::Userfaults { working_set } => userfaults(request, timeline, working_set),
     };
-    let Restored { plan, background, loading_set, prefetched_bytes, loader_start_ns } = restored?;
+    let Restored { plan, background, loading_set, placed, prefetched_bytes, loader_start_ns } = restored?;
+    // What was made ready past the guest's end is of no use to it.
+    let end = PageIndex(request.layout.page_count().0).max(request.ready.start);
+    if end < request.ready.end() {
+        request.memory.release(PageRange::between(end, request.ready.end()))?;
+    }
     timeline.regions_mapped = plan.mappings() as u64;
     Ok(RestoreHandle {
         memory: Arc::clone(request.memory),
@@ -119,6 +135,7 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
         warnings,
         background,
         loading_set,
+        placed,
         stored: request.snapshot.stored_pages().clone(),
         prefetched_bytes,
         loader_start_ns,
@@ -145,6 +162,8 @@ struct Restored {
     plan: RestorePlan,
     background: Background,
     loading_set: PageSet,
+    /// Pages whose memory was there before.
+    placed: PageSet,
     prefetched_bytes: u64,
     loader_start_ns: u64,
 }
@@ -219,7 +238,7 @@ fn mapped(
     timeline: &mut Timeline,
     random_access: bool,
 ) -> Result<Restored, RestoreError> {
-    let plan = mapped_plan(request, &[]);
+    let plan = mapped_plan(request, request.layout, &[]);
     if request.strategy == RestoreStrategy::Cached {
         timeline.measure(Phase::MadeResident, || make_resident(request.snapshot))?;
     }
@@ -255,34 +274,58 @@ fn loaded(
         FileUse::Weighed => set.is_worth_mapping(),
         FileUse::Never => false,
     };
-    let placed = |region: &PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
-    let runs: Vec<PlacedRun> =
-        if from_file { set.regions().iter().map(placed).collect() } else { Vec::new() };
-    let plan = mapped_plan(request, &runs);
+    let run = |region: &PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
+    let runs: Vec<PlacedRun> = if from_file { set.regions().iter().map(run).collect() } else { Vec::new() };
+    let techniques = Techniques {
+        private_reads: request.techniques.private_reads && request.tables_forbid_writes,
+        ..request.techniques
+    };
+    let (stored, memory) = (request.snapshot.stored_pages(), request.memory);
+    let layout = match techniques.private_reads {
+        true => Cow::Owned(request.layout.writable()),
+        false => Cow::Borrowed(request.layout),
+    };
+    let placement = match techniques.private_reads && techniques.ready_memory {
+        true => Placement::new(request.ready, &layout, stored, &set),
+        false => Placement::default(),
+    };
+    let plan = mapped_plan(request, &layout, &runs).around(&placement.pages);
     let loading_set: PageSet = set.regions().iter().map(|region| region.range).collect();
     let set_file = set.file.try_clone().map_err(RestoreError::Thread)?;
-    let mut job = LoaderJob::new(
-        Arc::clone(request.memory),
-        set,
-        request.layout,
-        request.snapshot.stored_pages(),
-        request.techniques,
-    );
+    let mut job = LoaderJob::new(Arc::clone(memory), set, &layout, stored, techniques);
+    job.placed = placement.pages.clone();
     job.on_failure = request.on_failure.clone();
     if !from_file {
         job.memory_file = Some((reopened(request.snapshot)?, request.snapshot.memory_path()));
     }
     // The disk works while the mappings are made.
     job.ask_first();
-    timeline.measure(Phase::Mapped, || map(request, &plan, Some(&set_file), request.random_access))?;
-    let mut restored =
-        Restored { plan, loading_set, loader_start_ns: timeline.now_ns(), ..Restored::default() };
+    let placed_bytes = thread::scope(|scope| {
+        let start_ns = timeline.now_ns();
+        let place = || {
+            jail::narrow(jail::Role::Loader);
+            placement.fill(memory, request.snapshot, request.guest_files)?;
+            job.place().map_err(RestoreError::Load)
+        };
+        let placing = match placement.pages.is_empty() {
+            true => None,
+            false => Some(thread::Builder::new().spawn_scoped(scope, place).map_err(RestoreError::Thread)?),
+        };
+        timeline.measure(Phase::Mapped, || map(request, &plan, Some(&set_file), request.random_access))?;
+        let Some(placing) = placing else { return Ok(0) };
+        let placed = placing.join().map_err(|_| RestoreError::Thread(io::Error::other("it panicked")))?;
+        timeline.record(Phase::Prefetched, start_ns, timeline.now_ns());
+        placed
+    })?;
+    let mut restored = Restored { plan, loading_set, placed: placement.pages, ..Restored::default() };
+    restored.prefetched_bytes = placed_bytes;
+    restored.loader_start_ns = timeline.now_ns();
     if request.techniques.concurrent_paging {
         restored.background.loader = Some(Loader::start(job).map_err(RestoreError::Thread)?);
     } else {
         let report = timeline.measure(Phase::Prefetched, || loader::run(&job, &AtomicBool::new(false)));
         report.failure.map_or(Ok(()), |failure| Err(RestoreError::Load(failure)))?;
-        restored.prefetched_bytes = report.loaded_bytes;
+        restored.prefetched_bytes += report.loaded_bytes;
     }
     Ok(restored)
 }
@@ -337,15 +380,15 @@ fn userfaults(
 }
 
 /// The plan for mapped memory, with `loading_set` runs over it.
-fn mapped_plan(request: &RestoreRequest<'_>, loading_set: &[PlacedRun]) -> RestorePlan {
+fn mapped_plan(request: &RestoreRequest<'_>, layout: &GuestLayout, loading_set: &[PlacedRun]) -> RestorePlan {
     let stored = request.snapshot.stored_pages();
     if request.strategy == RestoreStrategy::FaaSnap && !request.techniques.per_region_mapping {
-        let everything = stored.union(&memory_pages(request.layout));
+        let everything = stored.union(&memory_pages(layout));
         let how = StoredPages::Mapped { merge_gap: PageCount(u64::MAX) };
-        return RestorePlan::build(request.layout, &everything, how, loading_set);
+        return RestorePlan::build(layout, &everything, how, loading_set);
     }
     let how = StoredPages::Mapped { merge_gap: merge_gap(stored) };
-    RestorePlan::build(request.layout, stored, how, loading_set)
+    RestorePlan::build(layout, stored, how, loading_set)
 }
 
 /// Applies a plan without userfaults.
@@ -431,7 +474,7 @@ fn make_resident(snapshot: &Snapshot) -> Result<(), RestoreError> {
 }
 
 /// Reads `run` of the memory file into the page cache.
-fn read_through(file: &File, run: PageRange) -> std::io::Result<()> {
+fn read_through(file: &File, run: PageRange) -> io::Result<()> {
     let mut buffer = vec![0; (1 << 20).min(run.count.bytes() as usize)];
     let (mut offset, end) = (run.start.address().0, run.end().address().0);
     while offset < end {

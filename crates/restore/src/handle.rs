@@ -65,6 +65,8 @@ pub struct RestoreHandle {
     pub(crate) warnings: Vec<RestoreWarning>,
     pub(crate) background: Background,
     pub(crate) loading_set: PageSet,
+    /// Pages whose content was put into memory that was there before.
+    pub(crate) placed: PageSet,
     pub(crate) stored: PageSet,
     /// Bytes that were in place before the guest ran.
     pub(crate) prefetched_bytes: u64,
@@ -99,7 +101,7 @@ impl RestoreHandle {
                 timeline.record(Phase::Loaded, self.loader_start_ns, end_ns);
             }
             if let Some(report) = loader.finish() {
-                used.loaded_bytes = report.loaded_bytes;
+                used.loaded_bytes += report.loaded_bytes;
                 outcome.failure = report.failure;
             }
         }
@@ -116,6 +118,7 @@ impl RestoreHandle {
                         read_ahead: PageSet::new(),
                         written: PageSet::new(),
                         fresh: PageSet::new(),
+                        files: PageSet::new(),
                     }));
                 }
             } else if record_faults {
@@ -145,7 +148,7 @@ impl RestoreHandle {
     /// Bytes of stored pages outside the loading set that were written, and pages that had to be waited for.
     fn missed(&self, major_faults: u64) -> u64 {
         let mut pages = major_faults;
-        for run in self.stored.difference(&self.loading_set).runs() {
+        for run in self.stored.difference(&self.loading_set).difference(&self.placed).runs() {
             // As above: a number, which without the pagemap is smaller.
             let _ = self.memory.page_states(*run, |_, state| pages += u64::from(state.is_private()));
         }

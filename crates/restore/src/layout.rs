@@ -178,6 +178,17 @@ impl GuestLayout {
         }
     }
 
+    /// The same with writing allowed wherever reading is: for a guest whose own page tables forbid the writes that its regions
+    /// don't allow. Shared files stay as they are, since a write there would last.
+    #[must_use]
+    pub(crate) fn writable(&self) -> Self {
+        let writable = |region: &Region| match (region.access, region.backing) {
+            (_, Backing::File { shared: true, .. }) | (Access::None, _) => *region,
+            _ => Region { access: Access::ReadWrite, ..*region },
+        };
+        Self { page_count: self.page_count, regions: self.regions.iter().map(writable).collect() }
+    }
+
     /// Adds the layout to a snapshot being written.
     ///
     /// # Errors

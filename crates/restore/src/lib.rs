@@ -18,6 +18,7 @@ mod loading_set;
 mod mapper;
 mod page_cache;
 mod picture;
+mod placement;
 mod plan;
 mod reap;
 mod recorder;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
-use guest_memory::{Advice, GuestMemory};
+use guest_memory::{AccessError, Advice, GuestMemory};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use rustix::fs::fadvise;
 use thiserror::Error;
@@ -61,6 +61,15 @@ pub enum LoadFailure {
         #[source]
         source: io::Error,
     },
+    /// Memory that was made ready isn't.
+    #[error("the memory that was made ready for {range:?} can't be written")]
+    NotWritable {
+        /// The pages.
+        range: PageRange,
+        /// Which of them.
+        #[source]
+        source: AccessError,
+    },
 }
 
 /// A worker knows the directory by a descriptor only: its path would tell nobody anything.
@@ -86,8 +95,12 @@ pub(crate) struct LoaderJob {
     /// Reads the regions' pages from the memory file instead of the loading-set file. The checksums are the same.
     pub memory_file: Option<(File, PathBuf)>,
     pub techniques: Techniques,
+    /// Pages that have their memory already: content is put into it, before the guest runs.
+    pub placed: PageSet,
     /// Pages that get their private copy ahead.
     pub private: PageSet,
+    /// Pages of the guest's files that do.
+    pub files: PageSet,
     /// Pages that the guest may write.
     pub writable: PageSet,
     /// Pages that nobody may access.
@@ -113,21 +126,44 @@ impl LoaderJob {
         let writable = with(Access::ReadWrite);
         let zero = memory_pages(layout).difference(stored);
         let fresh = set.fresh().intersection(&zero).intersection(&writable);
-        let private = match techniques.neighbours_ahead {
-            true => with_neighbours(set.written()),
-            false => set.written().clone(),
+        let private = match techniques {
+            Techniques { private_reads: true, .. } => {
+                set.regions().iter().map(|region| region.range).collect()
+            }
+            Techniques { neighbours_ahead: true, .. } => with_neighbours(set.written()),
+            _ => set.written().clone(),
         };
+        let copied = techniques.populate && techniques.private_ahead && techniques.private_reads;
+        let files = if copied { set.files().intersection(&writable) } else { PageSet::new() };
         Self {
             memory,
             set,
             memory_file: None,
             techniques,
+            placed: PageSet::new(),
             private,
+            files,
             writable,
             inaccessible: with(Access::None),
             fresh,
             on_failure: None,
         }
+    }
+
+    /// Reads every chunk that has pages with a place, puts these into it, and says how many bytes were read. Touches no other
+    /// pages: these may not be mapped yet.
+    pub fn place(&self) -> Result<u64, LoadFailure> {
+        let mut loaded_bytes = 0;
+        let (placed, _) = self.chunks();
+        load(self, &placed, &AtomicBool::new(false), &mut loaded_bytes, |_| {}, |_| {})?;
+        Ok(loaded_bytes)
+    }
+
+    /// The chunks with their numbers, in order: those that have pages with a place, and the others.
+    fn chunks(&self) -> (Vec<NumberedChunk>, Vec<NumberedChunk>) {
+        let meets = |piece: &Piece| self.placed.within(piece.range).next().is_some();
+        let all = chunks(&self.regions()).into_iter().enumerate();
+        all.partition(|(_, chunk)| chunk.iter().any(meets))
     }
 
     /// Asks for the first pages, without waiting for them.
@@ -138,7 +174,8 @@ impl LoaderJob {
             // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
             let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
         }
-        for chunk in chunks(&self.regions()).iter().take(first) {
+        let (placed, others) = self.chunks();
+        for (_, chunk) in placed.iter().chain(&others).take(first) {
             ask(file, chunk);
         }
     }
@@ -178,6 +215,9 @@ struct Piece {
     range: PageRange,
     offset: u64,
 }
+
+/// A chunk and its place in the list of checksums.
+type NumberedChunk = (usize, Vec<Piece>);
 
 /// What the loader did.
 #[derive(Debug)]
@@ -232,43 +272,77 @@ impl Drop for Loader {
     }
 }
 
-/// Loads everything in this thread.
+/// Loads in this thread what has not been put into its place before.
 pub(crate) fn run(job: &LoaderJob, stop: &AtomicBool) -> LoaderReport {
     let mut loaded_bytes = 0;
-    let failure = load(job, stop, &mut loaded_bytes).err();
+    let (placed, chunks) = job.chunks();
+    let populate = |range| {
+        if job.techniques.populate {
+            populate(job, range);
+        }
+    };
+    // What of the chunks that are in has no place.
+    placed.iter().flat_map(|(_, chunk)| chunk).for_each(|piece| populate(piece.range));
+    for run in job.files.difference(&job.placed).runs() {
+        // As in `populate`.
+        let _ = job.memory.advise(*run, Advice::PopulateWrite);
+    }
+    let mut fresh = Fresh::new(&job.fresh.difference(&job.placed), chunks.len(), job.techniques);
+    let failure =
+        load(job, &chunks, stop, &mut loaded_bytes, |memory| fresh.prepare_some(memory), populate).err();
+    if failure.is_none() {
+        fresh.prepare_rest(&job.memory, stop);
+    }
     if let (Some(failure), Some(hook)) = (&failure, &job.on_failure) {
         hook(failure);
     }
     LoaderReport { loaded_bytes, failure }
 }
 
-fn load(job: &LoaderJob, stop: &AtomicBool, loaded_bytes: &mut u64) -> Result<(), LoadFailure> {
+/// Loads `chunks` in this thread; `meanwhile` is done after asking for the next ones, `then` for each piece that is in.
+fn load(
+    job: &LoaderJob,
+    chunks: &[NumberedChunk],
+    stop: &AtomicBool,
+    loaded_bytes: &mut u64,
+    mut meanwhile: impl FnMut(&GuestMemory),
+    then: impl Fn(PageRange),
+) -> Result<(), LoadFailure> {
     let file = job.file();
-    let chunks = chunks(&job.regions());
-    let mut fresh = Fresh::new(&job.fresh, chunks.len(), job.techniques);
-    // The first are asked for already.
-    let mut asked = AHEAD_CHUNKS.min(chunks.len());
+    let mut asked = 0;
     let mut buffer = vec![0; CHUNK.bytes() as usize];
-    for (index, chunk) in chunks.iter().enumerate() {
+    for (index, (number, chunk)) in chunks.iter().enumerate() {
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
         let wanted = (index + AHEAD_CHUNKS).min(chunks.len());
-        for later in chunks.get(asked..wanted).unwrap_or_default() {
+        for (_, later) in chunks.get(asked..wanted).unwrap_or_default() {
             if !job.kernel_reads_ahead() {
                 ask(file, later);
             }
         }
         asked = asked.max(wanted);
-        // While the disk works.
-        fresh.prepare_some(&job.memory);
-        read_checked(job, file, index, chunk, &mut buffer)?;
-        if job.techniques.populate {
-            chunk.iter().for_each(|piece| populate(job, piece.range));
-        }
+        meanwhile(&job.memory);
+        read_checked(job, file, *number, chunk, &mut buffer)?;
+        put(job, chunk, &buffer)?;
+        chunk.iter().for_each(|piece| then(piece.range));
         *loaded_bytes += chunk.iter().map(|piece| piece.range.count.bytes()).sum::<u64>();
     }
-    fresh.prepare_rest(&job.memory, stop);
+    Ok(())
+}
+
+/// Copies what has a place out of `buffer`, which holds the chunk's pieces one after the other.
+fn put(job: &LoaderJob, chunk: &[Piece], buffer: &[u8]) -> Result<(), LoadFailure> {
+    let mut at = 0;
+    for piece in chunk {
+        for run in job.placed.within(piece.range) {
+            let from = at + (run.start.0 - piece.range.start.0) as usize * PAGE_SIZE as usize;
+            let bytes = buffer.get(from..from + run.count.bytes() as usize).unwrap_or_default();
+            let written = job.memory.write(run.start.address(), bytes);
+            written.map_err(|source| LoadFailure::NotWritable { range: run, source })?;
+        }
+        at += piece.range.count.bytes() as usize;
+    }
     Ok(())
 }
 
@@ -327,8 +401,10 @@ fn read_checked(
 ) -> Result<(), LoadFailure> {
     let path = job.memory_file.as_ref().map_or(&job.set.path, |(_, path)| path);
     let mut checksum = 0;
+    let mut filled = 0;
     for (offset, length) in extents(chunk) {
-        let bytes = buffer.get_mut(..length as usize).unwrap_or_default();
+        let bytes = buffer.get_mut(filled..filled + length as usize).unwrap_or_default();
+        filled += length as usize;
         file.read_exact_at(bytes, offset).map_err(|source| LoadFailure::Read {
             path: path.clone(),
             offset,
@@ -351,7 +427,7 @@ fn read_checked(
 /// nothing to do for them, so a refusal is no error. That the file could be read was checked before.
 fn populate(job: &LoaderJob, range: PageRange) {
     let here: PageSet = [range].into_iter().collect();
-    let here = here.difference(&job.inaccessible);
+    let here = here.difference(&job.inaccessible).difference(&job.placed);
     let privately = if job.techniques.private_ahead {
         here.intersection(&job.private).intersection(&job.writable)
     } else {

@@ -171,18 +171,74 @@ impl RestorePlan {
         ranges.collect()
     }
 
+    /// The same outcome for every page but those of `kept`, which are left as they are. Each page is mapped once, by the step
+    /// that is the last to map it.
+    #[must_use]
+    pub(crate) fn around(&self, kept: &PageSet) -> Self {
+        let mut done = kept.clone();
+        let mut steps = Vec::new();
+        for step in self.steps.iter().rev() {
+            let range = step.range();
+            let rest = match step {
+                MapStep::Protect { .. } => [range].into_iter().collect::<PageSet>().difference(kept),
+                _ => [range].into_iter().collect::<PageSet>().difference(&done),
+            };
+            steps.extend(rest.runs().iter().rev().map(|run| step.part(*run)));
+            if step.maps() {
+                done.insert(range);
+            }
+        }
+        steps.reverse();
+        Self { steps }
+    }
+
     /// How many mappings the plan makes.
     pub fn mappings(&self) -> usize {
-        let maps = |step: &&MapStep| {
-            matches!(
-                step,
-                MapStep::Anonymous { .. }
-                    | MapStep::GuestFile { .. }
-                    | MapStep::MemoryFile { .. }
-                    | MapStep::LoadingSet { .. }
-            )
-        };
-        self.steps.iter().filter(maps).count()
+        self.steps.iter().filter(|step| step.maps()).count()
+    }
+}
+
+impl MapStep {
+    /// The pages that it is about.
+    const fn range(&self) -> PageRange {
+        match self {
+            Self::Anonymous { range, .. }
+            | Self::GuestFile { range, .. }
+            | Self::MemoryFile { range, .. }
+            | Self::LoadingSet { range, .. }
+            | Self::ReadMemoryFile { range }
+            | Self::Userfault { range }
+            | Self::Protect { range, .. } => *range,
+        }
+    }
+
+    /// Whether it decides what lies behind its pages.
+    const fn maps(&self) -> bool {
+        matches!(
+            self,
+            Self::Anonymous { .. }
+                | Self::GuestFile { .. }
+                | Self::MemoryFile { .. }
+                | Self::LoadingSet { .. }
+        )
+    }
+
+    /// The same for `part` of its pages.
+    fn part(&self, part: PageRange) -> Self {
+        let further = |offset: u64| offset + (part.start.0 - self.range().start.0) * pages::PAGE_SIZE;
+        match *self {
+            Self::Anonymous { access, .. } => Self::Anonymous { range: part, access },
+            Self::GuestFile { file, offset, shared, access, .. } => {
+                Self::GuestFile { range: part, file, offset: further(offset), shared, access }
+            }
+            Self::MemoryFile { access, .. } => Self::MemoryFile { range: part, access },
+            Self::LoadingSet { offset, access, .. } => {
+                Self::LoadingSet { range: part, offset: further(offset), access }
+            }
+            Self::ReadMemoryFile { .. } => Self::ReadMemoryFile { range: part },
+            Self::Userfault { .. } => Self::Userfault { range: part },
+            Self::Protect { access, .. } => Self::Protect { range: part, access },
+        }
     }
 }
 
@@ -418,6 +474,39 @@ mod tests {
                 "loading-set 70..71 none at 0x9000",
                 "loading-set 71..73 read-write at 0xa000",
             ]
+        );
+    }
+
+    #[test]
+    fn around_kept_pages_every_page_is_mapped_once() {
+        let how = StoredPages::Mapped { merge_gap: PageCount(4) };
+        let plan = RestorePlan::build(&layout(), &stored(), how, &[]);
+        check(
+            &plan.around(&set(&[(2, 6), (11, 13), (33, 34), (80, 85)])),
+            &[
+                "anonymous 20..30 read-write",
+                "anonymous 40..50 read-write",
+                "anonymous 52..60 read-write",
+                "anonymous 64..70 read-write",
+                "anonymous 75..80 read-write",
+                "anonymous 85..88 read-write",
+                "anonymous 90..100 read-write",
+                "guest-file 0..2 read private file 1 at 0x2000",
+                "guest-file 6..10 read private file 1 at 0x8000",
+                "guest-file 10..11 read-write private file 1 at 0xc000",
+                "guest-file 14..20 read-write private file 1 at 0x10000",
+                "guest-file 60..64 read-write shared file 1 at 0x0",
+                "memory-file 13..14 read-write",
+                "memory-file 30..33 read-write",
+                "memory-file 34..40 read-write",
+                "memory-file 50..52 read-write",
+                "memory-file 70..71 none",
+                "memory-file 71..75 read-write",
+                "memory-file 88..90 read-write",
+                "protect 20..30 none",
+                "protect 64..71 none",
+                "protect 90..100 none",
+            ],
         );
     }
 

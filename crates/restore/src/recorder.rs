@@ -220,6 +220,7 @@ impl Scanner {
             read_ahead,
             written: self.seen.intersection(&private),
             fresh: zero.intersection(&private),
+            files: PageSet::new(),
             groups: self.groups,
         })
     }

@@ -45,9 +45,22 @@ pub struct Recording {
     pub written: PageSet,
     /// Zero pages of the snapshot that the guest had touched at the end: new memory.
     pub fresh: PageSet,
+    /// Pages of its own files, not stored in the snapshot, that the guest touched; see [`Recording::note_touches`].
+    pub files: PageSet,
 }
 
 impl Recording {
+    /// Adds what the guest's own page tables say that it touched: pages of files, which the page cache doesn't tell.
+    pub fn note_touches(&mut self, touched: &PageSet, snapshot: &Snapshot, layout: &GuestLayout) {
+        let files = layout
+            .regions()
+            .iter()
+            .filter(|region| matches!(region.backing, Backing::File { shared: false, .. }))
+            .map(|region| region.range);
+        let files: PageSet = files.collect();
+        self.files = touched.intersection(&files).difference(snapshot.stored_pages());
+    }
+
     /// Every stored page that was seen.
     pub fn seen(&self) -> PageSet {
         self.groups.iter().fold(PageSet::new(), |all, group| all.union(group))
@@ -104,6 +117,7 @@ impl Recording {
             read_ahead: seen.difference(&touched(self)).difference(&touched(other)),
             written: self.written.union(&other.written),
             fresh: self.fresh.union(&other.fresh),
+            files: self.files.union(&other.files),
         }
     }
 }
@@ -177,6 +191,7 @@ mod tests {
             read_ahead: PageSet::new(),
             written: PageSet::new(),
             fresh: PageSet::new(),
+            files: PageSet::new(),
         }
     }
 

@@ -67,6 +67,12 @@ pub struct Techniques {
     pub neighbours_ahead: bool,
     /// Zero pages known to be touched get memory ahead.
     pub fresh_ahead: bool,
+    /// Pages known to be read only get a private copy ahead as well, those of the guest's files included: software KVM maps
+    /// neighbours only where the host has writable pages. Needs `private_ahead`, and a guest whose own page tables forbid
+    /// the writes that its regions don't allow.
+    pub private_reads: bool,
+    /// What is known to be touched is read into memory that the worker made ready before the request. Needs `private_reads`.
+    pub ready_memory: bool,
 }
 
 impl Default for Techniques {
@@ -79,6 +85,8 @@ impl Default for Techniques {
             private_ahead: true,
             neighbours_ahead: true,
             fresh_ahead: true,
+            private_reads: true,
+            ready_memory: true,
         }
     }
 }
@@ -104,11 +112,15 @@ pub enum Technique {
     NeighboursAhead,
     /// [`Techniques::fresh_ahead`].
     FreshAhead,
+    /// [`Techniques::private_reads`].
+    PrivateReads,
+    /// [`Techniques::ready_memory`].
+    ReadyMemory,
 }
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::PerRegionMapping,
         Self::LoadingSetFile,
         Self::Weighing,
@@ -117,6 +129,8 @@ impl Technique {
         Self::PrivateAhead,
         Self::NeighboursAhead,
         Self::FreshAhead,
+        Self::PrivateReads,
+        Self::ReadyMemory,
     ];
 
     /// The name a user types.
@@ -130,6 +144,8 @@ impl Technique {
             Self::PrivateAhead => "private-ahead",
             Self::NeighboursAhead => "neighbours-ahead",
             Self::FreshAhead => "fresh-ahead",
+            Self::PrivateReads => "private-reads",
+            Self::ReadyMemory => "ready-memory",
         }
     }
 }
@@ -169,6 +185,8 @@ impl Techniques {
             Technique::PrivateAhead => self.private_ahead = false,
             Technique::NeighboursAhead => self.neighbours_ahead = false,
             Technique::FreshAhead => self.fresh_ahead = false,
+            Technique::PrivateReads => self.private_reads = false,
+            Technique::ReadyMemory => self.ready_memory = false,
         }
         self
     }

@@ -146,7 +146,8 @@ fn at_once(request: Request<'_>, folders: &[&Path], how: &How) -> Result<Vec<u64
     distinct.dedup();
     let mut workers = Vec::new();
     for _ in folders {
-        workers.push(request.subject.ready_worker().map_err(|source| request.worker_error(how, source))?);
+        let worker = request.subject.ready_worker(Some(how.options.strategy));
+        workers.push(worker.map_err(|source| request.worker_error(how, source))?);
     }
     for folder in distinct {
         let files = SnapshotFiles::open(folder)?;

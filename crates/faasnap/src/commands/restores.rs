@@ -97,7 +97,10 @@ fn once(
         true => None,
         false => {
             let mut worker = SpareWorker::start(guest)?;
-            worker.wait_ready()?;
+            match options.strategy {
+                RestoreStrategy::FaaSnap => worker.wait_memory_ready()?,
+                _ => worker.wait_ready()?,
+            }
             Some(worker)
         }
     };

@@ -28,8 +28,8 @@ pub enum Placement {
     FixedIfFree(u64),
 }
 
-/// Extents that are kept before the dead ones among them are given up.
-const MAX_EXTENTS: usize = 4 * MAX_AREAS;
+/// Blocks of 2 MiB that are kept before the dead ones among them are given up.
+const MAX_BLOCKS: usize = MAX_AREAS;
 
 /// A new area.
 pub struct MapRequest {
@@ -69,7 +69,7 @@ impl Mm {
         if space.areas.count() >= MAX_AREAS {
             return Err(Errno::NOMEM);
         }
-        if space.assigned.count() >= MAX_EXTENTS {
+        if space.assigned.count() >= MAX_BLOCKS {
             // A program that maps and unmaps at ever new addresses must not fill the worker's memory with what is dead.
             self.reclaim(&mut space)?;
         }
@@ -117,8 +117,7 @@ impl Mm {
         };
         space.areas.remove(range.clone());
         // Pages that stood behind something else here now stand behind the new area.
-        let extents: Vec<_> = space.assigned.pieces(range.clone()).collect();
-        for extent in extents {
+        for extent in space.assigned.pieces(range.clone()) {
             space.map_host(&self.memory, extent.pages(), &area.clipped(&extent.range))?;
         }
         let limit = match area.backing {
@@ -127,6 +126,7 @@ impl Mm {
         };
         let at_once = !area.access.is_empty() && area.length() <= limit;
         space.areas.insert(area);
+        space.renew_strict_entries(&self.memory, &range)?;
         if at_once { self.assign(space, range) } else { Ok(()) }
     }
 
@@ -175,10 +175,10 @@ impl Mm {
             return Err(Errno::ACCESS);
         }
         space.areas.update(range.clone(), |area| area.access = access);
-        for extent in space.assigned.pieces(range) {
+        for extent in space.assigned.pieces(range.clone()) {
             self.memory.protect(extent.pages(), protection_for(access)).map_err(|error| errno_of(&error))?;
         }
-        Ok(())
+        space.renew_strict_entries(&self.memory, &range)
     }
 
     /// mremap(2). `fixed` is the new address of MREMAP_FIXED; `may_move` is MREMAP_MAYMOVE. Returns the new address.
@@ -254,24 +254,24 @@ impl Mm {
     fn move_pages(&self, space: &mut AddressSpace, from: Range<u64>, target: &Vma) -> Result<(), Errno> {
         space.areas.remove(target.start..target.end);
         space.areas.insert(target.clone());
-        let stale: Vec<_> = space.assigned.pieces(target.start..target.end).collect();
-        for extent in stale {
+        for extent in space.assigned.pieces(target.start..target.end) {
             space.map_host(&self.memory, extent.pages(), &target.clipped(&extent.range))?;
         }
         // Only what has pages can hold data; its new place needs pages too.
-        let sources: Vec<_> = space.assigned.pieces(from.clone()).collect();
-        for source in sources {
+        for source in space.assigned.pieces(from.clone()) {
             let shift = |address: u64| address - from.start + target.start;
             self.assign(space, shift(source.range.start)..shift(source.range.end))?;
-            let places: Vec<_> =
-                space.assigned.pieces(shift(source.range.start)..shift(source.range.end)).collect();
             let mut start = source.first;
-            for place in places {
+            for place in space.assigned.pieces(shift(source.range.start)..shift(source.range.end)) {
                 let pages = pages::PageRange::new(start, place.pages().count);
                 self.memory.relocate(pages, place.pages()).map_err(|error| errno_of(&error))?;
+                // Where the entries were strict, the host mapping may have been looser than the area.
+                let protection = protection_for(target.access);
+                self.memory.protect(place.pages(), protection).map_err(|error| errno_of(&error))?;
                 start = pages.end();
             }
         }
+        space.renew_strict_entries(&self.memory, &(target.start..target.end))?;
         if target.length() <= ASSIGN_AT_ONCE && !target.access.is_empty() {
             self.assign(space, target.start..target.end)?;
         }
@@ -337,8 +337,7 @@ impl Mm {
             if shared {
                 continue;
             }
-            let extents: Vec<_> = space.assigned.pieces(area.start..area.end).collect();
-            for extent in extents {
+            for extent in space.assigned.pieces(area.start..area.end) {
                 self.discard_pages(&mut space, &area.clipped(&extent.range), extent.pages())?;
             }
         }

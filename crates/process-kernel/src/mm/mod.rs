@@ -6,7 +6,8 @@
 //! 3. the host mapping at that guest-physical page ([`guest_memory`]): its source and protection always follow layer 1, so
 //!    the guest's accesses through KVM and the host kernel's accesses for system calls obey the same rules.
 //!
-//! Page-table entries are written when a page is assigned and permit everything; see [`page_tables`].
+//! Page-table entries are written when a block of pages is assigned and permit everything, until the guest is saved: those of a
+//! snapshot permit what its areas do; see [`page_tables`].
 
 mod access;
 mod assignment;
@@ -17,27 +18,30 @@ mod physical;
 mod save;
 mod vma;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use guest_memory::{GuestMemory, MapError, Protection, Source};
-use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
+use pages::{GuestPhysical, PageCount, PageIndex, PageRange, PageSet};
 use parking_lot::RwLock;
 use rustix::io::Errno;
 
 pub use access::MAX_STRING;
 pub use fault::{FaultAccess, FaultOutcome, SegvCode};
 pub use map::{MapRequest, Placement};
-pub use page_tables::Entry;
 pub use save::{ImageRegion, ImageSource, MappedFiles, MemoryImage, SavedMm};
 pub use vma::{Access, Backing, Vma, VmaMap};
 
 use assignment::Assignments;
-use page_tables::{PageTables, TableError, TablePages};
-use physical::PhysicalPages;
+use page_tables::{BlockEntries, Entry, PageTables, TableError, TablePages};
+pub use physical::Block;
+use physical::{BLOCK_PAGES, BLOCK_SIZE, PhysicalPages};
 
 /// The address map of the lower half, and of the supervisor window (docs/process-guest.md).
 pub mod layout {
+    use super::physical::Block;
+
     /// Lowest address that a program can map (vm.mmap_min_addr).
     pub const LOWEST: u64 = 0x1_0000;
     /// One past the highest user address.
@@ -56,6 +60,10 @@ pub mod layout {
     pub const SUPERVISOR_BASE: u64 = 0x7f80_0000_0000;
     /// Guest-physical pages below this belong to the entry stubs and the page-table root.
     pub const FIRST_FREE_PAGE: u64 = 16;
+    /// The guest-physical block whose pages are the page tables of the first 512 blocks, in order.
+    pub const TABLES_BLOCK: Block = Block(1);
+    /// Blocks from here on stand behind what programs map. Those before are the worker's own.
+    pub const FIRST_BLOCK: Block = Block(2);
     /// Guest-physical page of the entry stubs.
     pub const STUB_PAGE: u64 = 2;
     /// Guest-physical page that no memory slot covers: a store to it leaves guest code.
@@ -109,8 +117,9 @@ pub(crate) struct AddressSpace {
     pub tables: PageTables,
     /// Start of the heap, and its current end (brk).
     pub heap: Range<u64>,
-    /// Virtual ranges whose entries are stricter than "everything": see [`fault`].
-    pub withdrawn: Vec<Range<u64>>,
+    /// Virtual blocks whose pages have entries of their own, which permit no more than the areas did when they were written:
+    /// see [`fault`]. All other entries permit everything.
+    pub strict: BTreeSet<u64>,
 }
 
 /// Guest-physical space that table pages are taken from; they need zeroed, writable host memory.
@@ -119,11 +128,27 @@ struct TableArena<'a> {
     physical: &'a mut PhysicalPages,
 }
 
+impl TableArena<'_> {
+    fn zeroed(&self, page: PageIndex) -> Option<PageIndex> {
+        let range = PageRange::new(page, PageCount(1));
+        self.memory.map(range, Source::Anonymous, Protection::ReadWrite).ok()?;
+        Some(page)
+    }
+}
+
 impl TablePages for TableArena<'_> {
     fn table_page(&mut self) -> Option<PageIndex> {
-        let range = self.physical.allocate(PageCount(1))?;
-        self.memory.map(range, Source::Anonymous, Protection::ReadWrite).ok()?;
-        Some(range.start)
+        let page = self.physical.allocate_own()?;
+        self.zeroed(page)
+    }
+
+    fn block_table(&mut self, block: Block) -> Option<PageIndex> {
+        // Known from the block's number alone, as far as that goes: a spare worker can make the tables' shadow pages before
+        // it has a guest.
+        if block.0 < BLOCK_PAGES {
+            return self.zeroed(PageIndex(layout::TABLES_BLOCK.first().0 + block.0));
+        }
+        self.table_page()
     }
 }
 
@@ -153,24 +178,19 @@ impl Mm {
         let mut space = AddressSpace {
             areas: VmaMap::default(),
             assigned: Assignments::default(),
-            physical: PhysicalPages::new(PageIndex(layout::FIRST_FREE_PAGE), memory.reserved()),
+            physical: PhysicalPages::new(memory.reserved()),
             tables: PageTables::new(PageIndex(layout::ROOT_PAGE)),
             heap: 0..0,
-            withdrawn: Vec::new(),
+            strict: BTreeSet::new(),
         };
         for page in 0..layout::FIRST_FREE_PAGE {
             let start = layout::SUPERVISOR_BASE + PageIndex(page).address().0;
             // Software KVM fetches the stub that `syscall` enters with the rights of CPL3.
             let entry = if page == layout::STUB_PAGE { Entry::UserRead } else { Entry::Supervisor };
-            space.map_entries(&memory, start..start + pages::PAGE_SIZE, PageIndex(page), entry)?;
+            space.map_page(&memory, start, PageIndex(page), entry)?;
         }
         let doorbell = layout::SUPERVISOR_BASE + layout::DOORBELL_PAGE.address().0;
-        space.map_entries(
-            &memory,
-            doorbell..doorbell + pages::PAGE_SIZE,
-            layout::DOORBELL_PAGE,
-            Entry::UserWrite,
-        )?;
+        space.map_page(&memory, doorbell, layout::DOORBELL_PAGE, Entry::UserWrite)?;
         slots.cover(space.physical.used())?;
         Ok(Self { memory, slots, space: RwLock::new(space), restored: false })
     }
@@ -185,19 +205,52 @@ impl Mm {
         self.space.read().tables.root()
     }
 
-    /// Gives a vCPU `count` supervisor pages of its own and returns the first; they appear at
-    /// [`layout::SUPERVISOR_BASE`] plus their guest-physical address.
+    /// Gives a vCPU a supervisor page of its own; it appears at [`layout::SUPERVISOR_BASE`] plus its guest-physical address.
     ///
     /// # Errors
     /// ENOMEM.
-    pub fn supervisor_pages(&self, count: PageCount) -> Result<PageIndex, Errno> {
+    pub fn supervisor_page(&self) -> Result<PageIndex, Errno> {
         let mut space = self.space.write();
-        let range = space.physical.allocate(count).ok_or(Errno::NOMEM)?;
+        let page = space.physical.allocate_own().ok_or(Errno::NOMEM)?;
+        let range = PageRange::new(page, PageCount(1));
         self.memory.map(range, Source::Anonymous, Protection::ReadWrite).map_err(|error| errno_of(&error))?;
-        let start = layout::SUPERVISOR_BASE + range.start.address().0;
-        space.map_entries(&self.memory, start..start + count.bytes(), range.start, Entry::Supervisor)?;
+        let start = layout::SUPERVISOR_BASE + page.address().0;
+        space.map_page(&self.memory, start, page, Entry::Supervisor)?;
         self.slots.cover(space.physical.used())?;
-        Ok(range.start)
+        Ok(page)
+    }
+
+    /// Notes from now on which pages the guest itself touches (system calls on its behalf are not seen). For a restored guest
+    /// that doesn't run yet, so that no shadow page knows the old entries.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn watch_touches(&self) -> Result<(), Errno> {
+        let mut space = self.space.write();
+        let space = &mut *space;
+        let whole: Vec<_> =
+            space.assigned.iter().filter(|(number, _)| !space.strict.contains(number)).collect();
+        let writable = BlockEntries::Pages(vec![Entry::UserWrite; BLOCK_PAGES as usize]);
+        for (number, block) in whole {
+            space.map_block(&self.memory, number, block, &writable)?;
+            space.strict.insert(number);
+        }
+        space.tables.watch(&self.memory)?;
+        self.slots.cover(space.physical.used())
+    }
+
+    /// The guest-physical pages, of those that were assigned then, that were touched since [`Mm::watch_touches`].
+    ///
+    /// # Errors
+    /// EFAULT when a page table can't be read.
+    pub fn touched(&self) -> Result<PageSet, Errno> {
+        let space = self.space.read();
+        let mut touched = PageSet::new();
+        for (_, block) in space.assigned.iter() {
+            let pages = space.tables.touched(&self.memory, block).map_err(|_| Errno::FAULT)?;
+            touched.extend(pages.into_iter().map(|page| PageRange::new(page, PageCount(1))));
+        }
+        Ok(touched)
     }
 
     /// Calls `each` with every area in order (for /proc/self/maps).
@@ -209,33 +262,29 @@ impl Mm {
     pub fn virtual_size(&self) -> u64 {
         self.space.read().areas.iter().map(Vma::length).sum()
     }
-
-    /// Guest-physical pages in use.
-    pub fn physical_size(&self) -> PageCount {
-        self.space.read().physical.used()
-    }
 }
 
 impl AddressSpace {
-    fn map_entries(
+    fn map_page(
         &mut self,
         memory: &GuestMemory,
-        range: Range<u64>,
-        first: PageIndex,
+        address: u64,
+        page: PageIndex,
         entry: Entry,
     ) -> Result<(), Errno> {
         let mut arena = TableArena { memory, physical: &mut self.physical };
-        Ok(self.tables.map(memory, &mut arena, range, first, entry)?)
+        Ok(self.tables.map_page(memory, &mut arena, address, page, entry)?)
     }
 
-    fn rewrite_entries(
+    /// Writes the entries of the virtual block `number`, behind which `block` stands.
+    fn map_block(
         &mut self,
         memory: &GuestMemory,
-        range: Range<u64>,
-        first: PageIndex,
-        entry: Entry,
+        number: u64,
+        block: Block,
+        entries: &BlockEntries,
     ) -> Result<(), Errno> {
         let mut arena = TableArena { memory, physical: &mut self.physical };
-        Ok(self.tables.rewrite(memory, &mut arena, range, first, entry)?)
+        Ok(self.tables.map_block(memory, &mut arena, number * BLOCK_SIZE, block, entries)?)
     }
 }

@@ -4,6 +4,7 @@
 //! part of it: [`MemoryImage`] says what lies where in guest-physical memory and which pages may differ from what their
 //! backing gives anyway. The page tables themselves are guest memory, and come back with it.
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -13,11 +14,11 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::assignment::{Assignments, Extent, protection_for};
+use super::assignment::{Assignments, Strictness, addresses, protection_for};
 use super::page_tables::PageTables;
 use super::physical::PhysicalPages;
 use super::vma::{Access, Backing, Vma, VmaMap};
-use super::{AddressSpace, MemorySlots, Mm, errno_of};
+use super::{AddressSpace, Block, MemorySlots, Mm, errno_of, layout};
 use crate::file::Mappable;
 use crate::object::{ObjectId, RestoreError, Restorer, SaveError, Saver};
 
@@ -46,11 +47,11 @@ pub struct SavedMm {
     areas: Vec<SavedArea>,
     /// The files that areas map; regions and areas refer to them by place.
     files: Vec<ObjectId>,
-    assigned: Vec<Extent>,
+    assigned: Assignments,
     physical: PhysicalPages,
     tables: PageTables,
     heap: std::ops::Range<u64>,
-    withdrawn: Vec<std::ops::Range<u64>>,
+    strict: BTreeSet<u64>,
 }
 
 /// Where the content of some guest-physical pages comes from.
@@ -112,6 +113,7 @@ impl Mm {
             source: errno.into(),
         };
         self.reclaim(&mut space).map_err(failed)?;
+        self.make_strict(&mut space).map_err(failed)?;
         let mut files: Vec<Arc<dyn Mappable>> = Vec::new();
         let mut index_of = |file: &Arc<dyn Mappable>| {
             let known = files.iter().position(|other| Arc::ptr_eq(other, file));
@@ -138,11 +140,11 @@ impl Mm {
             })
             .collect();
         let mut regions = Vec::new();
-        for extent in space.assigned.iter() {
-            for area in space.areas.overlapping(extent.range.clone()) {
-                let part = area.clipped(&extent.range);
-                let skipped = (part.start - extent.range.start) / PAGE_SIZE;
-                let first = PageIndex(extent.first.0 + skipped);
+        for (number, block) in space.assigned.iter() {
+            let whole = addresses(number);
+            for area in space.areas.overlapping(whole.clone()) {
+                let part = area.clipped(&whole);
+                let first = PageIndex(block.first().0 + (part.start - whole.start) / PAGE_SIZE);
                 regions.push(ImageRegion {
                     range: PageRange::new(first, PageCount(part.length() / PAGE_SIZE)),
                     source: match &part.backing {
@@ -155,19 +157,29 @@ impl Mm {
                 });
             }
         }
-        let regions = with_supervisor_pages(regions, &space.physical);
+        let regions = with_own_pages(regions, &space);
         let candidates = self.candidates(&regions, &files).map_err(failed)?;
         let image = MemoryImage { page_count: space.physical.used(), regions, candidates };
         let saved = SavedMm {
             areas,
             files: files.into_iter().map(|file| saver.save(file)).collect::<Result<_, _>>()?,
-            assigned: space.assigned.iter().cloned().collect(),
+            assigned: space.assigned.clone(),
             physical: space.physical.clone(),
             tables: space.tables.clone(),
             heap: space.heap.clone(),
-            withdrawn: space.withdrawn.clone(),
+            strict: space.strict.clone(),
         };
         Ok((saved, image))
+    }
+
+    /// Makes every entry strict about writes: a restore may then leave the host mapping of a page looser than its area.
+    fn make_strict(&self, space: &mut AddressSpace) -> Result<(), Errno> {
+        let numbers: Vec<u64> = space.assigned.iter().map(|(number, _)| number).collect();
+        for number in numbers {
+            space.write_strict(&self.memory, number, Strictness::Writes)?;
+        }
+        self.slots.cover(space.physical.used())?;
+        self.slots.drop_shadow_pages()
     }
 
     fn candidates(
@@ -234,25 +246,16 @@ impl Mm {
     }
 }
 
-/// Adds the pages that are in use but assigned to no virtual page (page tables, supervisor pages), in order.
-fn with_supervisor_pages(mut regions: Vec<ImageRegion>, physical: &PhysicalPages) -> Vec<ImageRegion> {
-    regions.sort_unstable_by_key(|region| region.range.start);
-    let mut taken: Vec<PageRange> = regions.iter().map(|region| region.range).collect();
-    taken.extend(physical.free_ranges());
-    taken.sort_unstable_by_key(|range| range.start);
-    let mut next = PageIndex(0);
-    let end = PageIndex(physical.used().0);
-    for range in taken.into_iter().chain([PageRange::new(end, PageCount(0))]) {
-        let gap = PageRange::between(next, range.start);
-        if !gap.is_empty() {
-            regions.push(ImageRegion {
-                range: gap,
-                source: ImageSource::Memory,
-                protection: Protection::ReadWrite,
-            });
-        }
-        next = next.max(range.end());
-    }
+/// Adds the worker's own pages (page tables, vCPUs' pages), in order.
+fn with_own_pages(mut regions: Vec<ImageRegion>, space: &AddressSpace) -> Vec<ImageRegion> {
+    let tables = space.tables.block_tables().filter(|page| Block::containing(*page) == layout::TABLES_BLOCK);
+    let tables = tables.map(|page| PageRange::new(page, PageCount(1)));
+    let own = space.physical.own().iter().copied().chain(tables);
+    regions.extend(own.map(|range| ImageRegion {
+        range,
+        source: ImageSource::Memory,
+        protection: Protection::ReadWrite,
+    }));
     regions.sort_unstable_by_key(|region| region.range.start);
     regions
 }
@@ -300,7 +303,7 @@ impl Mm {
         for area in saved.areas {
             let bad = RestoreError::BadReference { id: area.name.into(), wanted: "memory area" };
             let fits = area.start < area.end
-                && area.end <= super::layout::USER_END
+                && area.end <= layout::USER_END
                 && (area.start | area.end) % PAGE_SIZE == 0
                 && areas.is_free(area.start..area.end);
             let (true, Some(name)) = (fits, NAMES.get(usize::from(area.name))) else { return Err(bad) };
@@ -318,17 +321,13 @@ impl Mm {
                 name,
             });
         }
-        let mut assigned = Assignments::default();
-        for extent in saved.assigned {
-            assigned.insert(extent);
-        }
         let space = AddressSpace {
             areas,
-            assigned,
+            assigned: saved.assigned,
             physical: saved.physical,
             tables: saved.tables,
             heap: saved.heap,
-            withdrawn: saved.withdrawn,
+            strict: saved.strict,
         };
         Ok(Self { memory, slots, space: RwLock::new(space), restored: true })
     }

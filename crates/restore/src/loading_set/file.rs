@@ -21,7 +21,9 @@ use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
 
 const MAGIC: [u8; 8] = *b"FAASLOAD";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The oldest version that is still read. Version 1 knew no pages of the guest's files.
+const OLDEST: u16 = 1;
 /// An empty file beside the snapshot; see [`LoadingSet::mark_outgrown`].
 const OUTGROWN: &str = "loading-set.outgrown";
 const HEADER_BYTES: usize = 64;
@@ -31,7 +33,7 @@ const MAX_TABLE_BYTES: u64 = 64 << 20;
 /// Pages of data that share a checksum, and that the loader reads at once (256 KiB).
 pub(crate) const CHUNK: PageCount = PageCount(64);
 
-const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 1 && HEADER_BYTES == 64 && CHUNK.0 == 64);
+const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 2 && HEADER_BYTES == 64 && CHUNK.0 == 64);
 
 /// Why a loading-set file can't be used. The restore does without it.
 #[derive(Debug, Error)]
@@ -59,6 +61,29 @@ struct Table {
     fresh: PageSet,
     disk: DiskProfile,
     checksums: Vec<u32>,
+    /// Not in version 1. Last, so that the rest reads the same.
+    files: PageSet,
+}
+
+/// The table of version 1.
+#[derive(Deserialize)]
+struct TableWithoutFiles {
+    snapshot: SnapshotId,
+    readahead_window: PageCount,
+    regions: Vec<LoadingRegion>,
+    written: PageSet,
+    fresh: PageSet,
+    disk: DiskProfile,
+    checksums: Vec<u32>,
+}
+
+impl From<TableWithoutFiles> for Table {
+    fn from(table: TableWithoutFiles) -> Self {
+        let TableWithoutFiles { snapshot, readahead_window, regions, written, fresh, disk, checksums } =
+            table;
+        let files = PageSet::new();
+        Self { snapshot, readahead_window, regions, written, fresh, disk, checksums, files }
+    }
 }
 
 /// A region with its place in the file.
@@ -82,6 +107,7 @@ pub struct LoadingSet {
     regions: Vec<PlacedRegion>,
     written: PageSet,
     fresh: PageSet,
+    files: PageSet,
     disk: DiskProfile,
     readahead_window: PageCount,
 }
@@ -122,6 +148,7 @@ impl LoadingSet {
             read_ahead: PageSet::new(),
             written: self.written.clone(),
             fresh: self.fresh.clone(),
+            files: self.files.clone(),
         }
     }
 
@@ -133,6 +160,11 @@ impl LoadingSet {
     /// Zero pages that the recorded invocation touched.
     pub fn fresh(&self) -> &PageSet {
         &self.fresh
+    }
+
+    /// Pages of its own files that the recorded invocation touched.
+    pub fn files(&self) -> &PageSet {
+        &self.files
     }
 
     /// The readahead window of the recording.
@@ -184,6 +216,7 @@ impl LoadingSet {
             fresh: recording.fresh.clone(),
             disk: DiskProfile::LARGEST,
             checksums: vec![u32::MAX; pages.div_ceil(CHUNK.0) as usize],
+            files: recording.files.clone(),
         };
         let encode =
             |table: &Table| postcard::to_stdvec(table).map_err(|error| failed(io::Error::other(error)));
@@ -236,6 +269,7 @@ impl LoadingSet {
             regions,
             written: table.written,
             fresh: table.fresh,
+            files: table.files,
             disk: table.disk,
             readahead_window: table.readahead_window,
         })
@@ -340,8 +374,8 @@ fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProble
     };
     let (version, table_checksum, table_length, data_offset) =
         (number(8, 2), number(12, 4), number(16, 8), number(24, 8));
-    if version != u64::from(VERSION) {
-        return damaged(format!("it has format version {version}, this tool reads {VERSION}"));
+    if !(u64::from(OLDEST)..=u64::from(VERSION)).contains(&version) {
+        return damaged(format!("it has format version {version}, this tool reads {OLDEST} to {VERSION}"));
     }
     let table_end = (HEADER_BYTES as u64).checked_add(table_length);
     let fits = table_end.is_some_and(|end| end <= data_offset) && data_offset <= length;
@@ -353,7 +387,11 @@ fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProble
     if u64::from(crc32c::crc32c(&table)) != table_checksum {
         return damaged("the table's checksum doesn't match");
     }
-    match postcard::from_bytes(&table) {
+    let decoded = match version {
+        1 => postcard::from_bytes(&table).map(|table: TableWithoutFiles| table.into()),
+        _ => postcard::from_bytes(&table),
+    };
+    match decoded {
         Ok(table) => Ok((table, data_offset)),
         Err(error) => damaged(format!("the table can't be decoded: {error}")),
     }

@@ -214,6 +214,7 @@ mod tests {
             read_ahead: PageSet::new(),
             written: PageSet::new(),
             fresh: PageSet::new(),
+            files: PageSet::new(),
         }
     }
 

@@ -10,6 +10,8 @@ use serde_bytes::ByteBuf;
 pub enum FromWorker {
     /// The worker's virtual machine is made: what comes next begins at once. Sent once, unasked; nobody has to wait for it.
     Ready,
+    /// All memory that [`MakeMemoryReady`](crate::ToWorker::MakeMemoryReady) asked for is ready. Nobody has to wait for it.
+    MemoryReady,
     /// The program has started, and initialised if it is a function.
     Booted(Booted),
     /// The instance goes on from the snapshot and waits for an invocation.

@@ -11,6 +11,9 @@ use crate::descriptors::Descriptor;
 /// and the first Invoke may be sent without waiting in between: what came too early is done when its turn has come.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ToWorker {
+    /// Make memory ready for a restore by the faasnap strategy, until a function comes. Answered by
+    /// [`MemoryReady`](crate::FromWorker::MemoryReady) if that takes longer.
+    MakeMemoryReady,
     /// What the instance is. Answered only when it is refused.
     Configure(Box<Configuration>),
     /// Start the program from the beginning. Answered by [`Booted`](crate::FromWorker::Booted) when it has initialised.
