@@ -105,7 +105,7 @@ impl SpareCpu {
             self.vcpu.write_system_registers(&user)?;
         }
         let _attached = self.vcpu.attach();
-        *self.vcpu.registers() = machine::kvm_regs { rip, rdi, rsi, rflags: 2, ..Default::default() };
+        *self.vcpu.registers() = kvm_regs { rip, rdi, rsi, rflags: 2, ..Default::default() };
         self.vcpu.registers_changed();
         Ok(self.vcpu.run())
     }
