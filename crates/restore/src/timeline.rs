@@ -42,6 +42,8 @@ pub enum Phase {
     VcpusCreated,
     /// vCPU, process and descriptor state was put back.
     StateRestored,
+    /// Cold start of a linux guest only: its kernel was loaded and had booted; its first program spoke.
+    KernelUp,
     /// Cold start only: the guest was booted and initialised.
     Initialised,
     /// The guest ran until the first exit that one of its instructions caused.
@@ -70,6 +72,7 @@ impl fmt::Display for Phase {
             Self::SlotsSet => "slots set",
             Self::VcpusCreated => "vcpus created",
             Self::StateRestored => "state restored",
+            Self::KernelUp => "kernel up",
             Self::Initialised => "initialised",
             Self::FirstExit => "first exit",
             Self::Answered => "answered",

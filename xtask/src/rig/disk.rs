@@ -53,9 +53,10 @@ pub(super) fn make(folder: &Path, load: &Load<'_>, kernel: &Kernel, steps: &[Ste
     }
     write(&rig.join("run"), include_str!("inside.sh"))?;
     write(&rig.join("figures.py"), include_str!("figures.py"))?;
+    write(&rig.join("figures_linux.py"), include_str!("figures_linux.py"))?;
     write(&rig.join("environment"), &environment(load))?;
     write(&rig.join("steps"), &steps.iter().map(line).collect::<String>())?;
-    image(folder, &staging)
+    image(&folder.join("disk"), &staging)
 }
 
 fn test(step: &Step) -> Option<&'static str> {
@@ -79,11 +80,13 @@ fn environment(load: &Load<'_>) -> String {
     let kernel = Path::new("/rig/kernel");
     // On the same file system as the prepared home: tests make hard links of its files.
     let temporary = load.home.join("tmp");
+    let sources = root().join("examples");
     let variables = [
         ("FAASNAP", Some(load.faasnap)),
         ("XTASK", load.xtask),
         ("FAASNAP_TEST_HOME", Some(load.home)),
         ("FAASNAP_TEST_EXAMPLES", load.examples),
+        ("EXAMPLES", Some(&sources)),
         ("FAASNAP_TEST_KERNEL", Some(kernel)),
         ("TMPDIR", Some(&temporary)),
     ];
@@ -91,14 +94,20 @@ fn environment(load: &Load<'_>) -> String {
     known.map(|(name, path)| format!("export {name}='{}'\n", path.display())).collect()
 }
 
-fn image(folder: &Path, staging: &Path) -> Result<PathBuf> {
-    let image = folder.join("disk");
-    let _ = fs::remove_file(&image);
+/// Makes an empty disk anew, for what is measured on a slow one.
+pub(super) fn empty(folder: &Path) -> Result<PathBuf> {
+    let staging = folder.join("empty");
+    create(&staging)?;
+    image(&folder.join("slow-disk"), &staging)
+}
+
+fn image(image: &Path, staging: &Path) -> Result<PathBuf> {
+    let _ = fs::remove_file(image);
     let mut make = command("mke2fs", &["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal"]);
-    make.args(["-E", "lazy_itable_init=1", "-d"]).arg(staging).arg(&image).arg(SIZE);
+    make.args(["-E", "lazy_itable_init=1", "-d"]).arg(staging).arg(image).arg(SIZE);
     let path = std::env::var("PATH").unwrap_or_default();
     process::run(make.env("PATH", format!("{path}:/usr/sbin:/sbin")))?;
-    Ok(image)
+    Ok(image.to_owned())
 }
 
 /// Makes the tree below `from` appear below `to`, its files as further names of the same files. Entries of `from` itself

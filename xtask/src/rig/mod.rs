@@ -66,10 +66,17 @@ const FIGURES: &str = "export FAASNAP_HOME=$TMPDIR/linux; script=$(cat /rig/figu
     $FAASNAP kernel import /rig/kernel/image --modules /rig/kernel/modules --replace && \
     python3 /rig/figures.py host && \
     $FAASNAP exec --root $root -- python3 -c \"$script\" process-guest && \
-    $FAASNAP exec --guest linux --verbose --memory 256 --root $root -- python3 -c \"$script\" linux-guest";
+    $FAASNAP exec --guest linux --memory 256 --root $root -- python3 -c \"$script\" linux-guest";
+
+/// What functions in linux guests take, on the slow disk.
+const LINUX_FIGURES: &str = "mkdir -p /slow && mount -t ext4 -o noinit_itable /dev/vdb /slow && \
+    export FAASNAP_HOME=/slow/home && $FAASNAP runtime list && \
+    cp -a $FAASNAP_TEST_HOME/runtimes/python3.11 $FAASNAP_HOME/runtimes/ && \
+    $FAASNAP kernel import /rig/kernel/image --modules /rig/kernel/modules && \
+    python3 /rig/figures_linux.py $EXAMPLES";
 
 /// All steps, in the order in which they run.
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 11] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor"), default: true },
     Step {
         name: "static-program",
@@ -89,6 +96,7 @@ const STEPS: [Step; 10] = [
     Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
     Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: false },
     Step { name: "figures", what: What::Line(FIGURES), default: false },
+    Step { name: "linux-figures", what: What::Line(LINUX_FIGURES), default: false },
 ];
 
 /// What is carried in beside the steps' own executables.
@@ -128,7 +136,8 @@ fn carry_out(load: &Load<'_>, steps: &[Step]) -> Result<()> {
     for boot in 1.. {
         let disk = disk::make(&folder, load, &kernel, rest)?;
         eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
-        let report = machine::run(&kernel, &initrd, &disk, &folder.join("log"), LIMIT)?;
+        let report =
+            machine::run(&kernel, &initrd, &disk, &disk::empty(&folder)?, &folder.join("log"), LIMIT)?;
         eprint!("{report}");
         match report.host_died_after() {
             _ if report.is_good(rest.len()) => break,

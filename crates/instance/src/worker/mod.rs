@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use process_kernel::ipc::LogStream as GuestLog;
 use process_kernel::task::ExitStatus;
+use restore::Phase;
 use runtime_api::{Event, ExitReason, log_line};
 use serde_bytes::ByteBuf;
 use thiserror::Error;
@@ -185,6 +186,9 @@ impl Worker {
                     self.take(steps)?;
                 }
                 Ok(Occurrence::KernelUp) => {
+                    if let Some(guest) = &mut self.guest {
+                        guest.timeline().reached(Phase::KernelUp);
+                    }
                     if let Some(configured) = self.configured.as_ref().filter(|_| self.life.is_starting()) {
                         self.deadline = Instant::now().checked_add(configured.init_timeout);
                     }
