@@ -4,14 +4,12 @@
     faasnap invoke hello --payload '{}' --repeat 100000 > /dev/null &
     scripts/worker-memory.py $(pgrep -f 'faasnap worker')
 
-The guest's memory is one reservation of hundreds of GiB; what is mapped next to it without a gap belongs to it. The rest is
+The guest's memory is one reservation, larger than everything else; what is mapped next to it without a gap belongs to it. The rest is
 the worker's: its program and libraries (clean pages of files, shared by all workers) and memory of its own.
 """
 
 import re
 import sys
-
-RESERVATION = 1 << 36  # bytes; nothing else is as large
 
 
 def mappings(pid):
@@ -30,7 +28,7 @@ def mappings(pid):
 
 def guests(found):
     """The mappings of the guest's reservation."""
-    large = next(i for i, one in enumerate(found) if one["end"] - one["start"] >= RESERVATION)
+    large = max(range(len(found)), key=lambda at: found[at]["end"] - found[at]["start"])
     first = last = large
     while first > 0 and found[first - 1]["end"] == found[first]["start"]:
         first -= 1
