@@ -128,7 +128,7 @@ impl Session {
         self.machine.stop();
     }
 
-    /// Ends the guest because something is wrong with its machine.
+    /// What ends the guest because something is wrong with its machine; it may outlive the session.
     pub fn failer(&self) -> impl Fn(String) + Send + Sync + use<> {
         let machine = Arc::downgrade(&self.machine);
         move |reason| {
