@@ -189,13 +189,6 @@ impl Devices {
             virtio: self.virtio.iter().map(MmioDevice::save).collect(),
         }
     }
-
-    /// The restored guest is about to run.
-    pub fn after_restore(&mut self) {
-        for device in &mut self.virtio {
-            device.after_restore();
-        }
-    }
 }
 
 fn serial_offset(port: u16) -> Option<u8> {

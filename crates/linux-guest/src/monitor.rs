@@ -240,7 +240,6 @@ impl ReadyVm {
             for (processor, state) in processors.iter().zip(&saved.processors) {
                 processor.restore(state)?;
             }
-            shared.devices.lock().after_restore();
         }
         let mut machine = MicroVm { vm, memory, memory_mib: config.memory_mib, shared, threads: Vec::new() };
         machine.spawn(processors, events)?;

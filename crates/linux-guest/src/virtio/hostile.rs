@@ -210,7 +210,6 @@ impl Rig {
         if self.device.save() != saved {
             return Err("a device's state changed on its way".to_owned());
         }
-        self.device.after_restore();
         Ok(())
     }
 

@@ -296,12 +296,6 @@ impl MmioDevice {
         self.registers = state.registers;
         Ok(())
     }
-
-    /// The restored guest is about to run.
-    pub fn after_restore(&mut self) {
-        self.device.restored();
-        self.poll();
-    }
 }
 
 #[cfg(test)]

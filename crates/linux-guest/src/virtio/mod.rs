@@ -59,6 +59,4 @@ pub(crate) trait Device: Send {
     }
     /// Forgets everything, as after being made.
     fn reset(&mut self) {}
-    /// The virtual machine was restored: what the device had with the host is gone.
-    fn restored(&mut self) {}
 }

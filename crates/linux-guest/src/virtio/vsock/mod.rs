@@ -2,7 +2,8 @@
 //! somebody in this process has.
 //!
 //! Either side opens connections: the guest to a port that the [`HostSide`] takes, the host to a port at which the guest
-//! listens. What is under way when a snapshot is taken is lost, and the restored guest is told so.
+//! listens. None may be open when a snapshot is taken: the restored guest is not told that its connections are gone. (There is
+//! an event for that, but Linux handles it beside what is received, and so might end the first new connection by it.)
 
 mod connection;
 mod packet;
@@ -68,8 +69,6 @@ pub(crate) struct Vsock {
     epoll: Arc<OwnedFd>,
     connections: BTreeMap<Ports, Connection>,
     answers: VecDeque<(Ports, u16)>,
-    /// The guest has to be told that its connections are gone.
-    tell_reset: bool,
 }
 
 impl Vsock {
@@ -80,7 +79,6 @@ impl Vsock {
             epoll,
             connections: BTreeMap::new(),
             answers: VecDeque::new(),
-            tell_reset: false,
         }
     }
 
@@ -249,25 +247,9 @@ impl Vsock {
         head
     }
 
-    /// Tells the guest that its connections are gone, once it has a buffer for that.
-    fn tell_events(&mut self, memory: &Memory, queue: &mut Queue) -> Result<bool, Broken> {
-        /// `VIRTIO_VSOCK_EVENT_TRANSPORT_RESET`
-        const TRANSPORT_RESET: u32 = 0;
-        if !self.tell_reset {
-            return Ok(false);
-        }
-        let Some(chain) = queue.pop_descriptor_chain(memory) else { return Ok(false) };
-        let index = chain.head_index();
-        let mut writer = chain.writer(memory)?;
-        writer.write_all(&TRANSPORT_RESET.to_le_bytes())?;
-        queue.add_used(memory, index, 4)?;
-        self.tell_reset = false;
-        Ok(true)
-    }
-
     /// Does everything that can be done now.
     fn progress(&mut self, memory: &Memory, queues: &mut [Queue]) -> Result<bool, Broken> {
-        let [receive, send, events] = queues else { return Ok(false) };
+        let [receive, send, _events] = queues else { return Ok(false) };
         self.dial();
         let gone: Vec<Ports> = self
             .connections
@@ -277,7 +259,7 @@ impl Vsock {
         for ports in gone {
             self.end(ports);
         }
-        let mut interrupt = self.tell_events(memory, events)? && events.needs_notification(memory)?;
+        let mut interrupt = false;
         loop {
             let sent = self.take_packets(memory, send)?;
             let received = self.deliver(memory, receive)?;
@@ -322,11 +304,5 @@ impl Device for Vsock {
     fn reset(&mut self) {
         self.connections.clear();
         self.answers.clear();
-        self.tell_reset = false;
-    }
-
-    fn restored(&mut self) {
-        self.reset();
-        self.tell_reset = true;
     }
 }
