@@ -12,8 +12,8 @@ use serde_bytes::ByteBuf;
 use store::{Guest, LinuxFiles, OpenFunction, OpenKernel};
 use uuid::Uuid;
 use worker_protocol::{
-    Attached, BOOT_LIMIT, Configuration, Descriptor, GuestKind, Kernel, KernelModule, Limits, Mount,
-    NetworkPolicy, RuntimeService,
+    Attached, BOOT_LIMIT, Configuration, Credentials, Descriptor, GuestKind, Kernel, KernelModule, Limits,
+    Mount, NetworkPolicy, RuntimeService,
 };
 
 use crate::error::WorkerError;
@@ -49,12 +49,14 @@ pub struct Role {
     pub version: String,
     /// How long init may take.
     pub init_limit: Duration,
+    /// What the function may call AWS with.
+    pub credentials: Option<Credentials>,
 }
 
 impl Role {
     /// An instance of `$LATEST` within the ordinary limits.
     pub fn latest(snap_start: bool) -> Self {
-        Self { snap_start, version: "$LATEST".to_owned(), init_limit: INIT_LIMIT }
+        Self { snap_start, version: "$LATEST".to_owned(), init_limit: INIT_LIMIT, credentials: None }
     }
 
     /// The same, with another limit for init, or the function's timeout when that is longer.
@@ -86,6 +88,10 @@ pub(crate) fn configuration(
         None => directories(function, passage, &mut attached)?,
         Some(files) => images(files, &mut attached)?,
     };
+    let network = match function.network {
+        true => NetworkPolicy::Outbound { relay: attached.attach(outbound_relay::prepare()?.connect()?) },
+        false => NetworkPolicy::Loopback,
+    };
     let program = bootstrap(function)?;
     let token = Uuid::new_v4().simple().to_string();
     let config = &function.function.config;
@@ -106,10 +112,11 @@ pub(crate) fn configuration(
             init_timeout: role.init_limit,
             restore_timeout: RESTORE_LIMIT,
         },
-        network: NetworkPolicy::Loopback,
+        network,
         runtime: Some(RuntimeService {
             snap_start: role.snap_start,
             authorization_token: role.snap_start.then_some(token),
+            credentials: role.credentials.clone().filter(|_| role.snap_start),
             version: role.version.clone(),
             runtime_version: config.runtime.to_string(),
         }),
@@ -223,7 +230,10 @@ fn environment(function: &OpenFunction, role: &Role, token: &str) -> Vec<(ByteBu
             false => InitializationType::OnDemand,
         },
         authorization_token: Some(token),
-        credentials: None,
+        // With SnapStart they come from the endpoint, so that no snapshot holds any.
+        credentials: role.credentials.as_ref().filter(|_| !role.snap_start).map(|credentials| {
+            [&*credentials.access_key_id, &*credentials.secret_access_key, &*credentials.token]
+        }),
         json_logs: false,
         log_level: None,
         user: &function.environment(),

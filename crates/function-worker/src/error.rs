@@ -62,6 +62,15 @@ pub enum WorkerError {
     /// What a worker measured can't be read.
     #[error("reading a worker's timeline")]
     Timeline(#[source] postcard::Error),
+    /// There is no way out of it for a function that asks for one.
+    #[error(transparent)]
+    Relay(#[from] outbound_relay::RelayError),
+    /// The function's credentials can't be had.
+    #[error(transparent)]
+    Credentials(#[from] crate::CredentialsFileError),
+    /// What it wrote is no snapshot that can be used.
+    #[error(transparent)]
+    Written(#[from] crate::keeping::WrittenError),
     /// The process can't be limited.
     #[error("limiting what a worker may use")]
     Limit(#[source] io::Error),

@@ -13,7 +13,9 @@
 #![forbid(unsafe_code)]
 
 mod configuration;
+mod credentials;
 mod error;
+mod keeping;
 mod options;
 mod polled;
 
@@ -27,14 +29,18 @@ use jail::{Access, Launched, Program};
 use restore::{Phase, Timeline};
 use store::{KernelSource, OpenFunction};
 use worker_protocol::{
-    Answer, Attached, Booted, FromWorker, GuestKind, Invoke, LogStream, NodeChannel, Received, Record,
+    Answer, Attached, Booted, FromWorker, GuestKind, Invoke, Learned, LogStream, NodeChannel, Received,
     RestoreRequest, Restored, Snapshotted, ToWorker, pair,
 };
+
+use keeping::{Restoring, Writing};
 
 pub use configuration::{
     INIT_LIMIT, REGION, RESTORE_LIMIT, Role, SNAPSHOT_INIT_LIMIT, boot_limit, guest_kind,
 };
+pub use credentials::{CredentialsFile, CredentialsFileError};
 pub use error::WorkerError;
+pub use keeping::{KeepError, Keeping, WrittenError};
 pub use options::RestoreOptions;
 pub use polled::Heard;
 
@@ -64,6 +70,10 @@ pub struct FunctionWorker {
     /// What a linux guest boots.
     kernel: Option<KernelSource>,
     boot_limit: Duration,
+    /// What it was restored from.
+    restoring: Option<Restoring>,
+    /// Where it writes a snapshot.
+    writing: Option<Writing>,
 }
 
 impl std::fmt::Debug for FunctionWorker {
@@ -170,8 +180,16 @@ impl SpareWorker {
         // From here on the process ends with the value, whatever goes wrong.
         let kernel = function.linux.as_ref().map(|files| files.kernel.clone());
         let boot_limit = boot_limit(function);
-        let mut worker =
-            FunctionWorker { channel: self.channel, jailed: self.jailed, log, timeline, kernel, boot_limit };
+        let mut worker = FunctionWorker {
+            channel: self.channel,
+            jailed: self.jailed,
+            log,
+            timeline,
+            kernel,
+            boot_limit,
+            restoring: None,
+            writing: None,
+        };
         worker.timeline.reached(Phase::WorkerReady);
         worker.jailed.process.limit(configuration::resources(function)).map_err(WorkerError::Limit)?;
         let (configuration, attached) = configuration::configuration(function, role, &worker.jailed.passage)?;
@@ -240,9 +258,8 @@ impl FunctionWorker {
 
     fn ask_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {
         let mut attached = Attached::default();
-        // A recording is put beside the snapshot.
-        let access = if options.record == Record::No { Access::Read } else { Access::Write };
-        let snapshot = attached.attach(self.hand(directory, access)?);
+        let snapshot = attached.attach(self.hand(directory, Access::Read)?);
+        self.restoring = Some(Restoring::new(directory, options.strategy, options.record));
         let request = RestoreRequest {
             snapshot,
             strategy: options.strategy.name().to_owned(),
@@ -250,14 +267,15 @@ impl FunctionWorker {
             random_access: options.random_access,
             record: options.record,
             verify: options.verify,
-            credentials: None,
         };
         Ok(self.channel.sender.enqueue(&ToWorker::Restore(request), attached)?)
     }
 
     fn ask_snapshot(&mut self, parent: &Path) -> Result<(), WorkerError> {
         let mut attached = Attached::default();
-        let into = attached.attach(self.hand(parent, Access::Write)?);
+        let handed = self.hand(parent, Access::Write)?;
+        let into = attached.attach(handed.try_clone().map_err(WorkerError::Start)?);
+        self.writing = Some(Writing { parent: parent.to_owned(), handed });
         Ok(self.channel.sender.enqueue(&ToWorker::Snapshot { into }, attached)?)
     }
 
@@ -302,8 +320,31 @@ impl FunctionWorker {
         self.ask_snapshot(parent)?;
         self.flush()?;
         match self.answer(SNAPSHOT_LIMIT)? {
-            FromWorker::Snapshotted(snapshotted) => Ok(snapshotted),
+            FromWorker::Snapshotted(snapshotted) => {
+                self.written()?;
+                Ok(snapshotted)
+            }
             other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes what the worker says it has written.
+    fn written(&mut self) -> Result<(), WorkerError> {
+        let writing = self.writing.take().ok_or(WorkerError::OutOfTurn)?;
+        Ok(writing.finish(&self.jailed.passage)?)
+    }
+
+    /// What follows from what the worker says of its snapshot, if anything.
+    fn learned(&mut self, learned: Learned) -> Option<Keeping> {
+        self.restoring.as_mut()?.hear(learned)
+    }
+
+    /// The same, done at once.
+    fn keep(&mut self, learned: Learned) {
+        if let Some(Err(error)) = self.learned(learned).map(|keeping| keeping.keep()) {
+            let text =
+                format!("what the invocation taught about its snapshot was not kept: {}\n", chain(&error));
+            (self.log)(LogStream::Worker, text.as_bytes());
         }
     }
 
@@ -323,8 +364,10 @@ impl FunctionWorker {
     pub fn stop(mut self) -> Result<(), WorkerError> {
         self.channel.sender.send(&ToWorker::Stop, Attached::default())?;
         while let Some(received) = self.channel.receiver.receive_within(GRACE)? {
-            if let FromWorker::Log { stream, bytes } = received.message {
-                (self.log)(stream, &bytes);
+            match received.message {
+                FromWorker::Log { stream, bytes } => (self.log)(stream, &bytes),
+                FromWorker::Learned(learned) => self.keep(learned),
+                _ => {}
             }
         }
         self.jailed.process.wait().map_err(WorkerError::Wait)?;
@@ -341,6 +384,7 @@ impl FunctionWorker {
                 Some(Received { message: FromWorker::Log { stream, bytes }, .. }) => {
                     (self.log)(stream, &bytes);
                 }
+                Some(Received { message: FromWorker::Learned(learned), .. }) => self.keep(learned),
                 Some(Received { message: FromWorker::Failed(failure), .. }) => {
                     return Err(WorkerError::Failed(failure));
                 }
@@ -361,6 +405,12 @@ fn how_it_ended(process: &mut jail::Process) -> String {
         words if words.is_empty() => end,
         words => format!("{end}: {words}"),
     }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |error| error.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 fn unexpected(message: &FromWorker) -> WorkerError {

@@ -13,7 +13,7 @@ use worker_protocol::{
 };
 
 use crate::error::WorkerError;
-use crate::{FunctionWorker, RestoreOptions};
+use crate::{FunctionWorker, Keeping, RestoreOptions};
 
 /// What a worker has to say. Its log goes to the sink instead.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,6 +37,8 @@ pub enum Heard {
     Failed(Failure),
     /// The function's program ended while nothing was asked of it.
     ProgramEnded(Exit),
+    /// It said something of its snapshot: whoever hears it has it kept, off the event loop.
+    Learned(Keeping),
     /// The worker closed its socket: it has ended or is about to.
     Ended,
 }
@@ -125,7 +127,14 @@ impl FunctionWorker {
                 FromWorker::AnswerStarted { content_type, .. } => Heard::AnswerStarted { content_type },
                 FromWorker::AnswerPiece { bytes, .. } => Heard::AnswerPiece(bytes.into_vec()),
                 FromWorker::Answered(answer) => Heard::Answered(answer),
-                FromWorker::Snapshotted(snapshotted) => Heard::Snapshotted(snapshotted),
+                FromWorker::Snapshotted(snapshotted) => {
+                    self.written()?;
+                    Heard::Snapshotted(snapshotted)
+                }
+                FromWorker::Learned(learned) => match self.learned(learned) {
+                    Some(keeping) => Heard::Learned(keeping),
+                    None => continue,
+                },
                 FromWorker::Failed(failure) => Heard::Failed(failure),
                 FromWorker::Exited(exit) => Heard::ProgramEnded(exit),
             }));

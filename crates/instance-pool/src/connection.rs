@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use function_worker::{FunctionWorker, Heard, WorkerError};
+use function_worker::{FunctionWorker, Heard, Keeping, WorkerError};
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 use worker_protocol::ChannelError;
+
+use crate::start::chain;
 
 /// A worker that is waited for without a thread.
 #[derive(Debug)]
@@ -41,8 +43,18 @@ impl Connection {
         }
     }
 
-    /// What the worker says next. May be given up at any time without losing anything.
+    /// What the worker says next. May be given up at any time without losing anything. What it says of its snapshot has been
+    /// kept when this gives what comes behind it.
     pub async fn hear(&mut self) -> Result<Heard, WorkerError> {
+        loop {
+            match self.next().await? {
+                Heard::Learned(keeping) => keep(keeping).await,
+                heard => return Ok(heard),
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Heard, WorkerError> {
         let socket = self.socket()?;
         loop {
             if let Some(heard) = socket.get_mut().hear()? {
@@ -69,6 +81,15 @@ impl Connection {
     fn socket(&mut self) -> Result<&mut AsyncFd<FunctionWorker>, WorkerError> {
         // Only taken in drop.
         self.0.as_mut().ok_or(WorkerError::OutOfTurn)
+    }
+}
+
+/// Keeps what a worker said of its snapshot. Goes on by itself when nobody waits for it any more.
+async fn keep(keeping: Keeping) {
+    let kept = tokio::task::spawn_blocking(move || keeping.keep()).await;
+    if let Ok(Err(error)) = kept {
+        let error = chain(&error);
+        tracing::warn!(error, "what an invocation taught about its snapshot is not kept");
     }
 }
 

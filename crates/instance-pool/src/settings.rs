@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use function_worker::CredentialsFile;
 use store::Retention;
 
 use crate::policy::Policy;
@@ -29,6 +30,8 @@ pub struct PoolSettings {
     pub spare_workers: usize,
     /// The executable to start workers from; `None`: this very one.
     pub worker_program: Option<PathBuf>,
+    /// What functions may call AWS with: read anew for each instance.
+    pub function_credentials: Option<CredentialsFile>,
 }
 
 impl Default for PoolSettings {
@@ -44,6 +47,7 @@ impl Default for PoolSettings {
             starts_at_once: 2 * processors,
             spare_workers: processors,
             worker_program: None,
+            function_credentials: None,
         }
     }
 }

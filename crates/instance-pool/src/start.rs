@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use function_worker::{
-    GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_INIT_LIMIT, SNAPSHOT_LIMIT,
-    WorkerError,
+    CredentialsFile, GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_INIT_LIMIT,
+    SNAPSHOT_LIMIT, WorkerError,
 };
 use restore::Timeline;
 use runtime_api::log_line::{self, InitPhase, Status};
@@ -116,7 +116,7 @@ async fn restore(
     entry: &SnapshotEntry,
     record: bool,
 ) -> Result<(Connection, Start), Unrestored> {
-    let role = Role { snap_start: true, version: deployed.version.clone(), init_limit: INIT_LIMIT };
+    let role = role(deployed, true, INIT_LIMIT);
     let mut connection = worker(core, deployed, role, log, timeline).await.map_err(Unrestored::Other)?;
     let record = if record { Record::IfNeeded } else { Record::No };
     let options = RestoreOptions { record, ..RestoreOptions::default() };
@@ -169,7 +169,7 @@ async fn boot(
     log: &InstanceLog,
     timeline: Timeline,
 ) -> Result<Born, NotBorn> {
-    let role = |init_limit| Role { snap_start: false, version: deployed.version.clone(), init_limit };
+    let role = |init_limit| role(deployed, false, init_limit);
     let first = Instant::now();
     let outcome = match initialise(core, deployed, log, timeline.clone(), role(INIT_LIMIT)).await? {
         Ok((connection, init)) => {
@@ -227,16 +227,22 @@ async fn initialise(
     }
 }
 
+fn role(deployed: &Deployed, snap_start: bool, init_limit: Duration) -> Role {
+    Role { snap_start, version: deployed.version.clone(), init_limit, credentials: None }
+}
+
 /// A configured worker.
 async fn worker(
     core: &Arc<Core>,
     deployed: &Arc<Deployed>,
-    role: Role,
+    mut role: Role,
     log: &InstanceLog,
     timeline: Timeline,
 ) -> Result<Connection, NotBorn> {
     let (core, deployed, sink) = (core.clone(), deployed.clone(), log.sink());
     let start = move || {
+        let credentials = core.settings.function_credentials.as_ref();
+        role.credentials = credentials.map(CredentialsFile::read).transpose()?;
         let guest = function_worker::guest_kind(&deployed.function.function.config.guest);
         let spare = core.spares.take(guest)?;
         spare.configure(&deployed.function, &role, sink, timeline)
@@ -251,7 +257,7 @@ pub(crate) async fn snapshot(
     log: &InstanceLog,
 ) -> Result<SnapshotEntry, SnapshotFailed> {
     let init_limit = SNAPSHOT_INIT_LIMIT.max(deployed.timeout());
-    let role = Role { snap_start: true, version: deployed.version.clone(), init_limit };
+    let role = role(deployed, true, init_limit);
     let (mut connection, init) = match initialise(core, deployed, log, Timeline::start(), role).await {
         Ok(Ok(ready)) => ready,
         Ok(Err(Outcome::TimedOut { limit })) => return Err(SnapshotFailed::InitTimeout(limit)),

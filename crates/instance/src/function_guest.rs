@@ -17,16 +17,17 @@ use process_kernel::mm::MemoryImage;
 use process_kernel::net::Network;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
 use restore::{Phase, RestoreError, Timeline};
-use runtime_api::{Config, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
+use runtime_api::{Config, Credentials, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
 use snapshot::{MachineIdentity, Snapshot};
 use thiserror::Error;
+use worker_protocol::Learned;
 
 use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
-use crate::restored::{Behind, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{self, LoopbackBridge, RuntimeBridge};
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
@@ -48,11 +49,15 @@ pub(crate) struct FunctionConfig {
     pub directories: Vec<OwnedFd>,
     pub identity: Identity,
     pub memory_limit: u64,
+    /// The control socket of the relay that carries its connections out, when it may have any.
+    pub relay: Option<OwnedFd>,
     pub program: Vec<u8>,
     pub arguments: Vec<Vec<u8>>,
     pub environment: BTreeMap<Vec<u8>, Vec<u8>>,
     pub working_directory: Vec<u8>,
     pub runtime: Config,
+    /// What the function can fetch; never part of a snapshot.
+    pub credentials: Option<Credentials>,
 }
 
 /// The name in a mount table of the host directory that was passed as number `index`.
@@ -66,6 +71,13 @@ impl FunctionConfig {
         let directory = number.and_then(|number: usize| self.directories.get(number));
         directory.ok_or(io::ErrorKind::NotFound)?.try_clone()
     }
+
+    /// Switches the guest's network on, if it is to be.
+    fn connect(&self, network: &Network) -> Result<(), InstanceError> {
+        let Some(relay) = &self.relay else { return Ok(()) };
+        network.allow_outside(outbound::Client::new(relay.try_clone().map_err(InstanceError::Relay)?));
+        Ok(())
+    }
 }
 
 /// Who hears of what a function does; called on guest threads.
@@ -75,6 +87,8 @@ pub(crate) struct Listeners {
     pub log: Arc<dyn Fn(LogStream, &[u8]) + Send + Sync>,
     /// A kernel has booted, and the function's program is about to be started.
     pub kernel_up: Arc<dyn Fn() + Send + Sync>,
+    /// Hears what the node should know of the snapshot.
+    pub learned: Arc<dyn Fn(Learned) + Send + Sync>,
 }
 
 /// An instance that can't be made, saved or invoked.
@@ -98,6 +112,8 @@ pub(crate) enum InstanceError {
     Deliver(#[from] DeliverError),
     #[error("a file that the guest has mapped can't be opened")]
     MappedFile(#[source] Errno),
+    #[error("the way to the relay of outbound connections can't be set up")]
+    Relay(#[source] io::Error),
     #[error("the function's standard output can't be set up")]
     Log(#[source] Errno),
     #[error("the worker's machine is made for the other kind of guest")]
@@ -162,6 +178,7 @@ impl ReadyMachine {
         let process = guest.process(&process_config, &|path| config.open(path))?;
         program::enter(&process, &config.working_directory)?;
         connect_log(&process.ipc, listeners);
+        config.connect(&process.network)?;
         for (number, stream) in [(1, LogStream::Output), (2, LogStream::Error)] {
             let limit = process.limits.open_files();
             let file = log_file(&process.ipc, stream);
@@ -170,6 +187,7 @@ impl ReadyMachine {
         let sockets = Box::new(process.network.service_handle());
         let bridge = RuntimeBridge::new(sockets, config.runtime.clone(), events_to(&listeners.runtime));
         serve_runtime(&process.network, &bridge);
+        bridge.set_credentials(config.credentials.clone());
         guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
         program::start(&guest, &process, &config.program, config.arguments.clone(), &config.environment)?;
         Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: None })
@@ -195,13 +213,16 @@ impl ReadyMachine {
             let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
             let memory = guest.memory();
             let behind = Behind { memory, ready: Some(guest.ready_memory()), files: &files };
-            Restored::begin(behind, snapshot, layout, options, victim.clone(), &mut timeline)?
+            let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
+            Restored::begin(behind, snapshot, layout, options, alarm, &mut timeline)?
         };
         let context = revival.context();
         connect_log(&context.ipc, listeners);
+        config.connect(&context.network)?;
         let sockets = Box::new(context.network.service_handle());
         let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
         serve_runtime(&context.network, &bridge);
+        bridge.set_credentials(config.credentials.clone());
         let process = timeline.measure(Phase::StateRestored, || match restored.wants_touches() {
             true => guest.resume_watched(revival),
             false => guest.resume(revival),
@@ -235,8 +256,7 @@ impl FunctionGuest {
     }
 
     /// Lets a restored runtime go on.
-    pub fn release(&self, credentials: Option<runtime_api::Credentials>) -> ReleasedRuntime {
-        self.bridge.set_credentials(credentials);
+    pub fn release(&self) -> ReleasedRuntime {
         self.bridge.release_restore()
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use process_kernel::task::ExitStatus;
 use restore::{Phase, Timeline};
-use runtime_api::{Credentials, Invocation, ReleasedRuntime};
+use runtime_api::{Invocation, ReleasedRuntime};
 use worker_protocol::GuestKind;
 
 use crate::function_guest::{FunctionConfig, FunctionGuest, InstanceError, Listeners, ReadyMachine};
@@ -111,8 +111,8 @@ impl Guest {
     }
 
     /// Lets a restored runtime go on.
-    pub fn release(&self, credentials: Option<Credentials>) -> ReleasedRuntime {
-        either!(self, guest => guest.release(credentials))
+    pub fn release(&self) -> ReleasedRuntime {
+        either!(self, guest => guest.release())
     }
 
     /// Writes a snapshot below `parent` and lets the guest go on; gives the bytes of memory that are stored.

@@ -20,14 +20,14 @@ use parking_lot::{Condvar, Mutex};
 use process_kernel::ipc::LogStream;
 use process_kernel::task::ExitStatus;
 use restore::{Phase, Timeline};
-use runtime_api::{Config, Invocation, ReleasedRuntime};
+use runtime_api::{Config, Credentials, Invocation, ReleasedRuntime};
 use snapshot::{MachineIdentity, Snapshot};
 
 use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::function_guest::{InstanceError, Listeners, events_to};
 use crate::memory_guard::MemoryGuard;
-use crate::restored::{Behind, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{RuntimeBridge, Sockets};
 
 /// How long a guest may take to come to rest: its first program freezes the function and closes its connection.
@@ -45,6 +45,8 @@ pub(crate) struct LinuxConfig {
     /// What its first program is told.
     pub start: Start,
     pub runtime: Config,
+    /// What the function can fetch; never part of a snapshot.
+    pub credentials: Option<Credentials>,
 }
 
 impl LinuxConfig {
@@ -104,6 +106,7 @@ impl ReadyLinux {
         let line = Line::new();
         let runtime = config.runtime.clone();
         let bridge = RuntimeBridge::new(Box::new(line.clone()), runtime, events_to(&listeners.runtime));
+        bridge.set_credentials(config.credentials.clone());
         let kernel = KernelImage::new(files.image).map_err(linux_guest::GuestError::from)?;
         let initial = initial_files(&files.modules)?;
         let guest = ready.boot(&kernel, &initial, &files.command_line)?;
@@ -126,10 +129,12 @@ impl ReadyLinux {
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let victim = Victim::default();
         let behind = Behind { memory: ready.memory(), ready: None, files: &[] };
-        let restored = Restored::begin(behind, snapshot, layout, options, victim.clone(), &mut timeline)?;
+        let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
+        let restored = Restored::begin(behind, snapshot, layout, options, alarm, &mut timeline)?;
         let line = Line::new();
         let sockets = Box::new(line.clone());
         let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
+        bridge.set_credentials(config.credentials.clone());
         let guest = timeline.measure(Phase::StateRestored, || ready.restore(&saved.guest))?;
         let parts = (guard, timeline);
         let mut function = LinuxFunction::begin(guest, line, Beginning::Resume, bridge, listeners, parts)?;
@@ -198,8 +203,7 @@ impl LinuxFunction {
     }
 
     /// Lets a restored runtime go on.
-    pub fn release(&self, credentials: Option<runtime_api::Credentials>) -> ReleasedRuntime {
-        self.bridge.set_credentials(credentials);
+    pub fn release(&self) -> ReleasedRuntime {
         self.bridge.release_restore()
     }
 

@@ -41,6 +41,12 @@ pub fn private_trees(bytes: u64) -> Vec<MountEntry> {
     ]
 }
 
+/// A function's /etc/resolv.conf: its resolver is the relay of outbound connections.
+pub(crate) fn resolver_file() -> MountEntry {
+    let source = MountSource::Text(outbound::resolver_configuration());
+    MountEntry { at: "/etc/resolv.conf".to_owned(), source, writable: false }
+}
+
 /// The mounts of an ordinary program: `root` (the host's own when `None`), read-only; trees of its own; `binds`,
 /// writable, over them all. `hidden` are paths of the host that don't exist for the guest.
 pub fn program_mounts(root: Option<&Path>, hidden: &[PathBuf], binds: &[HostBind]) -> MountTable {

@@ -6,11 +6,12 @@ use std::sync::{Arc, OnceLock};
 use guest_memory::GuestMemory;
 use pages::{PageRange, PageSet};
 use restore::{
-    GuestLayout, LoadingSet, LoadingSetProblem, LoadingSetRule, Record, RestoreError, RestoreHandle,
-    RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
+    GuestLayout, LoadingSetProblem, Record, RestoreError, RestoreHandle, RestoreRequest, RestoreStrategy,
+    RestoreWarning, Techniques, Timeline, Verified,
 };
+use serde_bytes::ByteBuf;
 use snapshot::Snapshot;
-use worker_protocol::Record as Wish;
+use worker_protocol::{Learned, Record as Wish};
 
 use crate::error_text::chain;
 
@@ -57,12 +58,20 @@ pub(crate) struct Behind<'a> {
     pub files: &'a [BorrowedFd<'a>],
 }
 
+/// What follows when memory can't be brought back.
+pub(crate) struct Alarm {
+    pub victim: Victim,
+    /// Tells the node.
+    pub learned: Arc<dyn Fn(Learned) + Send + Sync>,
+}
+
 /// A restored instance's snapshot and what works on its memory.
 pub(crate) struct Restored {
     handle: RestoreHandle,
     snapshot: Snapshot,
     layout: GuestLayout,
     recorded: bool,
+    learned: Arc<dyn Fn(Learned) + Send + Sync>,
 }
 
 impl Restored {
@@ -72,7 +81,7 @@ impl Restored {
         snapshot: Snapshot,
         layout: GuestLayout,
         options: &RestoreOptions,
-        victim: Victim,
+        alarm: Alarm,
         timeline: &mut Timeline,
     ) -> Result<Self, RestoreError> {
         let mut request = RestoreRequest::new(memory, &snapshot, &layout, files, options.strategy);
@@ -87,7 +96,13 @@ impl Restored {
             request.tables_forbid_writes = true;
             request.ready = ready;
         }
+        let Alarm { victim, learned } = alarm;
+        let tell = learned.clone();
         request.on_failure = Some(Arc::new(move |failure| {
+            // First, so that the node knows when it hears of the failed call.
+            if failure.is_of_recording() {
+                tell(Learned::Damaged);
+            }
             victim.fail(format!("its memory could not be brought back: {}", chain(failure)));
         }));
         let handle = restore::restore(&request, timeline)?;
@@ -98,7 +113,7 @@ impl Restored {
             }
             timeline.verified = Some(Verified { before: layout.page_count().0, ..Verified::default() });
         }
-        Ok(Self { handle, snapshot, layout, recorded: timeline.recorded })
+        Ok(Self { handle, snapshot, layout, recorded: timeline.recorded, learned })
     }
 
     /// Whether the recording needs to know which pages the guest itself touches.
@@ -127,7 +142,7 @@ impl Restored {
         }
     }
 
-    /// Ends what works on memory, and publishes what was recorded; gives what went wrong. `touched` are the pages that the
+    /// Ends what works on memory, and tells the node what was recorded; gives what went wrong. `touched` are the pages that the
     /// guest itself touched, if it has come to rest.
     pub fn finish(self, timeline: &mut Timeline, touched: Option<PageSet>) -> Option<String> {
         let outcome = self.handle.finish(timeline);
@@ -135,8 +150,7 @@ impl Restored {
             return Some(format!("memory could not be brought back: {}", chain(&failure)));
         }
         if outcome.is_outgrown {
-            // A hint for the next restore: without it that goes as this one did.
-            let _ = LoadingSet::mark_outgrown(&self.snapshot);
+            (self.learned)(Learned::Outgrown);
         }
         match outcome.recording? {
             Err(error) => Some(format!("the invocation was not recorded: {}", chain(&error))),
@@ -148,9 +162,13 @@ impl Restored {
                     );
                 };
                 recording.note_touches(&touched, &self.snapshot, &self.layout);
-                let recording = recording.added_to_published(&self.snapshot, &self.layout);
-                let published = recording.publish(&self.snapshot, &self.layout, &LoadingSetRule::default());
-                published.err().map(|error| format!("the recording was not kept: {}", chain(&error)))
+                match recording.encode() {
+                    Ok(bytes) => {
+                        (self.learned)(Learned::Recording(ByteBuf::from(bytes)));
+                        None
+                    }
+                    Err(error) => Some(format!("the recording was not kept: {}", chain(&error))),
+                }
             }
         }
     }

@@ -29,7 +29,7 @@ fn call(number: i64, arguments: [usize; 6]) -> String {
     if result < 0 { error(&io::Error::last_os_error()) } else { format!("GOT {result}") }
 }
 
-fn error(error: &io::Error) -> String {
+pub fn error(error: &io::Error) -> String {
     error.raw_os_error().and_then(name).map_or_else(|| error.to_string(), str::to_owned)
 }
 
@@ -54,6 +54,7 @@ fn name(number: i32) -> Option<&'static str> {
         libc::ENOSPC => "ENOSPC",
         libc::ENOMEM => "ENOMEM",
         libc::ESTALE => "ESTALE",
+        libc::EBUSY => "EBUSY",
         _ => return None,
     })
 }
@@ -186,6 +187,7 @@ fn open_descriptors() -> String {
 
 pub fn run(attack: &str, target: &Target) -> String {
     files(attack, target)
+        .or_else(|| snapshot(attack, target))
         .or_else(|| processes(attack, target))
         .or_else(|| privileges(attack, target))
         .or_else(|| network(attack))
@@ -238,6 +240,46 @@ fn files(attack: &str, target: &Target) -> Option<String> {
         ),
         "umount" => call(libc::SYS_umount2, [address(c"/proc/self"), 2, 0, 0, 0, 0]),
         "chroot" => call(libc::SYS_chroot, [address(c"/proc"), 0, 0, 0, 0, 0]),
+        _ => return None,
+    })
+}
+
+/// What was handed over is the snapshot's directory.
+fn snapshot(attack: &str, target: &Target) -> Option<String> {
+    let handed = target.handed() as usize;
+    let inside = |name: &str| format!("/proc/self/fd/{handed}/{name}");
+    let rename = |from, to| call(libc::SYS_renameat, [handed, address(from), handed, address(to), 0, 0]);
+    Some(match attack {
+        "snapshot-read" => text(fs::read(inside("memory"))),
+        "snapshot-memory" => from_handed(target, "memory", libc::O_RDWR),
+        "snapshot-again" => {
+            text(fs::OpenOptions::new().append(true).open(inside("memory")).map(|_| "written"))
+        }
+        "snapshot-map" => {
+            let file = fs::File::open(inside("memory")).unwrap();
+            let access = (libc::PROT_READ | libc::PROT_WRITE) as usize;
+            let file = file.as_raw_fd() as usize;
+            call(libc::SYS_mmap, [0, 4096, access, libc::MAP_SHARED as usize, file, 0])
+        }
+        "snapshot-set" => from_handed(target, "loading-set", libc::O_WRONLY | libc::O_TRUNC),
+        "snapshot-recording" => from_handed(target, "recording", libc::O_WRONLY | libc::O_CREAT),
+        "snapshot-outgrown" => from_handed(target, "loading-set.outgrown", libc::O_WRONLY | libc::O_CREAT),
+        "snapshot-rename" => rename(c"loading-set", c"memory"),
+        "snapshot-unlink" => call(libc::SYS_unlinkat, [handed, address(c"state"), 0, 0, 0, 0]),
+        "snapshot-folder" => call(libc::SYS_mkdirat, [handed, address(c"x"), 0o700, 0, 0, 0]),
+        "snapshot-truncate" => {
+            let path = CString::new(inside("memory")).unwrap();
+            call(libc::SYS_truncate, [address(&path), 0, 0, 0, 0, 0])
+        }
+        "snapshot-mode" => call(libc::SYS_fchmodat, [handed, address(c"memory"), 0o666, 0, 0, 0]),
+        "snapshot-link" => call(libc::SYS_linkat, [handed, address(c"memory"), handed, address(c"x"), 0, 0]),
+        "snapshot-swap" => {
+            call(libc::SYS_symlinkat, [address(c"../other/memory"), handed, address(c"x"), 0, 0, 0])
+        }
+        "snapshot-of-other" => from_handed(target, "../other/memory", libc::O_RDWR),
+        "snapshot-set-of-other" => {
+            from_handed(target, "../other/loading-set", libc::O_WRONLY | libc::O_CREAT)
+        }
         _ => return None,
     })
 }
@@ -302,7 +344,11 @@ fn privileges(attack: &str, target: &Target) -> Option<String> {
             let at = all.as_ptr() as usize;
             call(libc::SYS_capset, [header.as_ptr() as usize, at, 0, 0, 0, 0])
         }
-        "bpf" => call(libc::SYS_bpf, [0, zeros, 128, 0, 0, 0]),
+        "bpf" => {
+            // BPF_MAP_CREATE of an array with one element: as right as can be, so that only a lack of rights stops it.
+            let map = [2u32, 4, 4, 1, 0, 0, 0, 0];
+            call(libc::SYS_bpf, [0, map.as_ptr() as usize, size_of_val(&map), 0, 0, 0])
+        }
         "perf" => call(libc::SYS_perf_event_open, [zeros, 0, usize::MAX, usize::MAX, 0, 0]),
         // KEYCTL_READ of the user keyring: a user without keys has an empty one of its own.
         "keyring" => call(libc::SYS_keyctl, [11, (-4isize) as usize, 0, 0, 0, 0]),

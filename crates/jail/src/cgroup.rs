@@ -7,8 +7,8 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// How groups of workers are called, before a number.
 const PREFIX: &str = "faasnap-worker-";
@@ -146,6 +146,7 @@ impl Cgroups {
         if matches!(self, Self::Unavailable { .. }) {
             return Ok(None);
         }
+        remove_left();
         // From here on what was made is removed with the value.
         let mut group = Group { folders: Vec::new(), version_2: matches!(self, Self::Version2 { .. }) };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -244,11 +245,29 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     result.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
 }
 
+/// Groups that could not be removed: the kernel was not done with their processes.
+static LEFT: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes those of `folders` that can be removed, and gives the others.
+fn remove(folders: impl IntoIterator<Item = PathBuf>) -> Vec<PathBuf> {
+    let busy = |folder: &PathBuf| {
+        fs::remove_dir(folder).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy)
+    };
+    folders.into_iter().filter(busy).collect()
+}
+
+/// Removes what was left.
+fn remove_left() {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    *left = remove(std::mem::take(&mut *left));
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
-        for folder in &self.folders {
-            // A group whose process is still ending is swept up by a start after this node's end.
-            let _ = fs::remove_dir(folder);
+        let busy = remove(std::mem::take(&mut self.folders));
+        if !busy.is_empty() {
+            // The next group's making tries again.
+            LEFT.lock().unwrap_or_else(PoisonError::into_inner).extend(busy);
         }
     }
 }

@@ -51,6 +51,21 @@ impl Passage {
         let user_namespace = self.user_namespace.as_ref().map(std::os::fd::AsFd::as_fd);
         detached(directory, read_only, user_namespace).map_err(JailError::Passage)
     }
+
+    /// Ends writing to what [`Self::directory`] gave with [`Access::Write`]: nothing below it is open for writing now and nothing
+    /// will be, whatever descriptors the jailed process keeps.
+    ///
+    /// Without namespaces nothing can be ended: the process writes what its user may.
+    ///
+    /// # Errors
+    /// [`JailError::Passage`]; a busy one, when the process has not closed what it wrote.
+    pub fn seal(&self, handed: BorrowedFd<'_>) -> Result<(), JailError> {
+        if !self.mounts {
+            return Ok(());
+        }
+        let read_only = MountAttributes { set: libc::MOUNT_ATTR_RDONLY, ..MountAttributes::default() };
+        sys::set_mount_attributes(handed, &read_only).map_err(JailError::Passage)
+    }
 }
 
 /// A mount of `directory` that is in no namespace and ends with its descriptor.

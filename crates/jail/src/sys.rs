@@ -68,7 +68,7 @@ pub(crate) unsafe fn clone_process(
         }
         pid => {
             // glibc's own convention: -1 with errno.
-            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).filter(|_| pid > 0);
+            let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(rustix::process::Pid::from_raw);
             let Some(pid) = pid else { return Err(io::Error::last_os_error()) };
             // SAFETY: CLONE_PIDFD has stored a new descriptor there, which nobody else owns.
             Ok((pid, unsafe { OwnedFd::from_raw_fd(pidfd) }))

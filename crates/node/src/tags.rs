@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lambda_api::{LambdaError, TagRequest, parse, validation};
 use serde_json::json;
+use store::{NETWORK_NONE, NETWORK_OUTBOUND, NETWORK_TAG};
 
 use crate::answer::{Answer, Failed};
 use crate::node::Node;
@@ -21,6 +22,11 @@ pub(crate) fn check_tags(tags: &BTreeMap<String, String>) -> Result<(), LambdaEr
         if key.is_empty() || key.chars().count() > 128 || key.to_ascii_lowercase().starts_with("aws:") {
             return Err(LambdaError::invalid(format!(
                 "Tag keys have 1 to 128 characters and don't begin with aws: {key:.80}"
+            )));
+        }
+        if key == NETWORK_TAG && value != NETWORK_OUTBOUND && value != NETWORK_NONE {
+            return Err(LambdaError::invalid(format!(
+                "The tag {NETWORK_TAG} is {NETWORK_OUTBOUND} or {NETWORK_NONE}: {value:.80}"
             )));
         }
         if value.chars().count() > 256 {
@@ -77,6 +83,7 @@ impl Node {
             return Err(too_many());
         }
         registry.change_tags(&target.name, &tags, &[]).map_err(failed)?;
+        self.network_may_have_changed(&target, tags.keys());
         Ok(Answer::empty())
     }
 
@@ -89,6 +96,14 @@ impl Node {
         }
         let changed = self.store.registry().change_tags(&target.name, &BTreeMap::new(), &keys);
         changed.map_err(|error| Failed::from(error).into_error(&target.arn(self)))?;
+        self.network_may_have_changed(&target, keys.iter());
         Ok(Answer::empty())
+    }
+
+    /// Instances that began under another tag end when they are done.
+    fn network_may_have_changed<'a>(&self, target: &Target, mut keys: impl Iterator<Item = &'a String>) {
+        if keys.any(|key| key == NETWORK_TAG) {
+            self.forget(&target.name, None);
+        }
     }
 }

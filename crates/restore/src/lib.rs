@@ -42,6 +42,6 @@ pub use page_cache::drop_cached;
 pub use picture::MemoryPicture;
 pub use plan::{MapStep, RestorePlan};
 pub use recorder::RecordError;
-pub use recording::{PageClasses, Recording, RecordingOptions};
+pub use recording::{PageClasses, Recording, RecordingError, RecordingOptions};
 pub use strategy::{FileUse, RestoreStrategy, Technique, Techniques, UnknownStrategy, UnknownTechnique};
 pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline, Verified};

@@ -39,24 +39,24 @@ const FRESH_LIMIT: PageCount = PageCount(1 << 14);
 #[derive(Debug, Error)]
 pub enum LoadFailure {
     /// A chunk isn't what it was when it was written.
-    #[error("a chunk of {} at byte {offset} doesn't match its checksum; {}", name(path), next_time(*quarantined))]
+    #[error("a chunk of {} at byte {offset} doesn't match its checksum; {}", name(path), next_time(*is_recording))]
     Checksum {
         /// The loading-set file.
         path: PathBuf,
         /// Where the chunk starts.
         offset: u64,
-        /// Whether the file was renamed, so that the next restore does without it.
-        quarantined: bool,
+        /// Whether the file is a recording, which can be set aside: the next restore does without it.
+        is_recording: bool,
     },
     /// The disk failed.
-    #[error("reading {} at byte {offset} failed; {}", name(path), next_time(*quarantined))]
+    #[error("reading {} at byte {offset} failed; {}", name(path), next_time(*is_recording))]
     Read {
         /// The file.
         path: PathBuf,
         /// Where.
         offset: u64,
-        /// Whether the file was renamed, so that the next restore does without it.
-        quarantined: bool,
+        /// Whether the file is a recording, which can be set aside: the next restore does without it.
+        is_recording: bool,
         /// What the kernel said.
         #[source]
         source: io::Error,
@@ -72,13 +72,20 @@ pub enum LoadFailure {
     },
 }
 
+impl LoadFailure {
+    /// Whether a recording is at fault: whoever keeps the snapshot should have it checked ([`LoadingSet::set_aside_if_damaged`]).
+    pub fn is_of_recording(&self) -> bool {
+        matches!(self, Self::Checksum { is_recording: true, .. } | Self::Read { is_recording: true, .. })
+    }
+}
+
 /// A worker knows the directory by a descriptor only: its path would tell nobody anything.
 fn name(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
-fn next_time(renamed: bool) -> &'static str {
-    if renamed {
+fn next_time(is_recording: bool) -> &'static str {
+    if is_recording {
         "the file is quarantined, the next restore does without it"
     } else {
         "remove it and create it again"
@@ -408,7 +415,7 @@ fn read_checked(
         file.read_exact_at(bytes, offset).map_err(|source| LoadFailure::Read {
             path: path.clone(),
             offset,
-            quarantined: job.memory_file.is_none() && LoadingSet::quarantine(&job.set.path).is_ok(),
+            is_recording: job.memory_file.is_none(),
             source,
         })?;
         checksum = crc32c::crc32c_append(checksum, bytes);
@@ -419,7 +426,7 @@ fn read_checked(
     Err(LoadFailure::Checksum {
         path: path.clone(),
         offset: chunk.first().map_or(0, |piece| piece.offset),
-        quarantined: job.memory_file.is_none() && LoadingSet::quarantine(&job.set.path).is_ok(),
+        is_recording: job.memory_file.is_none(),
     })
 }
 

@@ -70,7 +70,7 @@ impl WorkingSet {
                 return Err(LoadFailure::Checksum {
                     path: self.set.path.clone(),
                     offset: self.set.data_offset + position,
-                    quarantined: LoadingSet::quarantine(&self.set.path).is_ok(),
+                    is_recording: true,
                 });
             }
             position += length as u64;
@@ -176,7 +176,7 @@ fn serve(job: &mut ServerJob, stop: &OwnedFd, faults: &mut Vec<PageIndex>) -> Re
     let mut page_bytes = vec![0; PAGE_SIZE as usize];
     let failed = |page: PageIndex| {
         let path = job.memory_path.clone();
-        move |source| LoadFailure::Read { path, offset: page.address().0, quarantined: false, source }
+        move |source| LoadFailure::Read { path, offset: page.address().0, is_recording: false, source }
     };
     loop {
         while let Some(page) = job.userfault.next_fault(&job.memory).map_err(failed(PageIndex(0)))? {

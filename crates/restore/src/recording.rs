@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pages::{PageCount, PageIndex, PageRange, PageSet};
+use serde::{Deserialize, Serialize};
 use snapshot::{Snapshot, SnapshotError, SnapshotId};
+use thiserror::Error;
 
 use crate::layout::{Backing, GuestLayout};
 use crate::loading_set::{LoadingSet, LoadingSetRule, MergeRule, Order};
@@ -28,8 +30,35 @@ impl Default for RecordingOptions {
     }
 }
 
+/// Most working-set groups of a recording that came from elsewhere: those of 16 GiB, at [`RecordingOptions::group`]'s size.
+const MAX_GROUPS: usize = 4096;
+/// Most runs of pages in all its sets: eight times the regions of a loading set. With [`MAX_GROUPS`] this bounds the time that
+/// merging takes.
+const MAX_RUNS: usize = 65_536;
+
+/// Bytes that are no recording of the snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum RecordingError {
+    /// They can't be decoded.
+    #[error("a recording can't be decoded")]
+    Encoding(#[from] postcard::Error),
+    /// It is another snapshot's or strategy's, or names pages that the guest doesn't have.
+    #[error("a recording does not fit its snapshot: {0}")]
+    Misfit(&'static str),
+    /// It has more parts than any recording that would be of use.
+    #[error(
+        "a recording has {groups} groups and {runs} runs of pages, more than the {MAX_GROUPS} and {MAX_RUNS} that are kept"
+    )]
+    TooScattered {
+        /// Working-set groups.
+        groups: usize,
+        /// Runs of pages in all sets.
+        runs: usize,
+    },
+}
+
 /// What one invocation (or several, merged) touched of a snapshot.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Recording {
     /// The snapshot.
     pub snapshot: SnapshotId,
@@ -64,6 +93,50 @@ impl Recording {
     /// Every stored page that was seen.
     pub fn seen(&self) -> PageSet {
         self.groups.iter().fold(PageSet::new(), |all, group| all.union(group))
+    }
+
+    /// For whoever may write beside the snapshot, which a worker may not.
+    ///
+    /// # Errors
+    /// [`RecordingError::TooScattered`]: what it would refuse is not sent.
+    pub fn encode(&self) -> Result<Vec<u8>, RecordingError> {
+        self.check_size()?;
+        Ok(postcard::to_stdvec(self)?)
+    }
+
+    /// What [`Self::encode`] gave, of an invocation of `snapshot` restored by `strategy`. The bytes may be anybody's: what comes of
+    /// them names pages of that snapshot only, and the loading set made of it takes their content from the snapshot.
+    ///
+    /// # Errors
+    /// [`RecordingError`].
+    pub fn decode(
+        bytes: &[u8],
+        snapshot: &Snapshot,
+        strategy: RestoreStrategy,
+    ) -> Result<Self, RecordingError> {
+        let recording: Self = postcard::from_bytes(bytes)?;
+        recording.check_size()?;
+        if recording.snapshot != snapshot.id() {
+            return Err(RecordingError::Misfit("it is another snapshot's"));
+        }
+        if recording.strategy != strategy {
+            return Err(RecordingError::Misfit("it is for another strategy"));
+        }
+        let pages = snapshot.page_count();
+        if recording.readahead_window > pages || recording.sets().any(|set| set.end().0 > pages.0) {
+            return Err(RecordingError::Misfit("it names pages that the guest does not have"));
+        }
+        Ok(recording)
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &PageSet> {
+        self.groups.iter().chain([&self.read_ahead, &self.written, &self.fresh, &self.files])
+    }
+
+    fn check_size(&self) -> Result<(), RecordingError> {
+        let (groups, runs) = (self.groups.len(), self.sets().map(|set| set.runs().len()).sum());
+        let fits = groups <= MAX_GROUPS && runs <= MAX_RUNS;
+        if fits { Ok(()) } else { Err(RecordingError::TooScattered { groups, runs }) }
     }
 
     /// Makes the loading set that `rule` finds in this recording and publishes it beside `snapshot`, where the next restore

@@ -75,7 +75,16 @@ pub struct OpenFunction {
     pub layers: Option<OpenTree>,
     /// What it needs to be in a linux guest; `None` for other guests.
     pub linux: Option<LinuxFiles>,
+    /// Whether it may open connections to the outside: its tag [`NETWORK_TAG`] says [`NETWORK_OUTBOUND`].
+    pub network: bool,
 }
+
+/// The tag by which a function asks for outbound connections.
+pub const NETWORK_TAG: &str = "faasnap:network";
+/// That tag's value when it has them.
+pub const NETWORK_OUTBOUND: &str = "outbound";
+/// That tag's value when it has none, which is also what no tag means.
+pub const NETWORK_NONE: &str = "none";
 
 impl OpenFunction {
     /// The variables that do not come from Lambda itself: the runtime's, and the function's, which win.
@@ -228,9 +237,18 @@ impl Store {
         let code = self.open_tree(function.code.digest)?;
         let layers = function.merged_layers.map(|tree| self.open_tree(tree.digest)).transpose()?;
         drop(lock);
-        let mut open = OpenFunction { function, runtime, code, layers, linux: None };
+        let network = self.has_network(name)?;
+        let mut open = OpenFunction { function, runtime, code, layers, linux: None, network };
         open.linux = self.linux_files(&open)?;
         Ok(open)
+    }
+
+    /// Whether a function asks for outbound connections.
+    ///
+    /// # Errors
+    /// [`StoreError::Registry`] when the registry can't be read.
+    pub fn has_network(&self, name: &FunctionName) -> Result<bool, StoreError> {
+        Ok(self.registry().tags(name)?.get(NETWORK_TAG).is_some_and(|value| value == NETWORK_OUTBOUND))
     }
 
     /// `$LATEST` of every function, by name; a damaged one as its error, so that one can't hide the others.

@@ -49,7 +49,9 @@ mod trees;
 
 pub use error::StoreError;
 pub use file_tree::{TreeDigest, TreeError, TreeSummary};
-pub use functions::{NewCode, NewFunction, NewLayer, OpenFunction, WhenPresent};
+pub use functions::{
+    NETWORK_NONE, NETWORK_OUTBOUND, NETWORK_TAG, NewCode, NewFunction, NewLayer, OpenFunction, WhenPresent,
+};
 pub use home::{HOME_VARIABLE, Listing, Store, default_home};
 pub use images::{KernelSource, LinuxFiles};
 pub use kernels::{Kernel, KernelModule, KernelOrigin, NewKernel, OpenKernel};

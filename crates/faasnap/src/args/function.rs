@@ -78,6 +78,10 @@ pub(crate) struct CreateFunction {
     /// An environment variable; may be repeated
     #[arg(long = "env", value_name = "NAME=VALUE", value_parser = values::variable)]
     pub(crate) environment: Vec<(String, String)>,
+    /// Let it open connections to the outside: TCP and UDP to public addresses and to those that --allow-network of `serve` or
+    /// `invoke` names; the same as the tag faasnap:network=outbound
+    #[arg(long)]
+    pub(crate) network: bool,
     /// A layer, a folder or a zip, seen at /opt; up to 5, the files of a later one win
     #[arg(long = "layer", value_name = "DIR-OR-ZIP")]
     pub(crate) layers: Vec<PathBuf>,

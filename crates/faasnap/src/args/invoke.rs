@@ -7,6 +7,8 @@ use clap::{ArgAction, Args, ValueEnum};
 use restore::{RestoreStrategy, Technique};
 use store::FunctionName;
 
+use super::NetworkArguments;
+
 /// Where an instance comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum From {
@@ -132,6 +134,8 @@ pub(crate) struct InvokeArguments {
     /// Print answer, figures and timeline as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) network: NetworkArguments,
 }
 
 impl InvokeArguments {
@@ -144,6 +148,7 @@ impl InvokeArguments {
             && self.random_access.is_none()
             && self.repeat == 1
             && self.restores.is_none()
+            && self.network.says_nothing()
             && !(self.record || self.no_record || self.verify_memory || self.timeline || self.json)
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use instance_pool::policy::{HistogramSettings, Keep};
 
+use super::NetworkArguments;
+
 /// Whose requests are answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Auth {
@@ -72,6 +74,8 @@ pub(crate) struct ServeArguments {
     /// MiB that all instances together may take [default: what the machine has]
     #[arg(long, value_name = "MIB")]
     pub(crate) memory_budget: Option<u64>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArguments,
 }
 
 fn keep(text: &str) -> Result<Keep, String> {

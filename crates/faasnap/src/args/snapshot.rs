@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, Subcommand};
 use store::{FunctionName, NameProblem, SnapshotId};
 
-use super::OutputArguments;
+use super::{NetworkArguments, OutputArguments};
 
 /// `FUNCTION` for its latest snapshot, `FUNCTION@ID` for a certain one.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,6 +80,8 @@ pub(crate) struct CreateSnapshot {
     /// Show the function's log on standard error
     #[arg(long)]
     pub(crate) log: bool,
+    #[command(flatten)]
+    pub(crate) network: NetworkArguments,
     #[command(flatten)]
     pub(crate) output: OutputArguments,
 }

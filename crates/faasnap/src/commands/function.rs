@@ -6,8 +6,8 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use registry::Status;
 use store::{
-    CodeSource, Function, FunctionConfig, FunctionName, Guest, KernelName, NewFunction, NewLayer, Settings,
-    Store, TmpMegabytes, WhenPresent,
+    CodeSource, Function, FunctionConfig, FunctionName, Guest, KernelName, NETWORK_OUTBOUND, NETWORK_TAG,
+    NewFunction, NewLayer, Settings, Store, TmpMegabytes, WhenPresent,
 };
 
 use super::{Outcome, sound, verified};
@@ -48,7 +48,10 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
             .iter()
             .map(|layer| CodeSource::detect(layer).map(NewLayer::Files))
             .collect::<Result<_, _>>()?,
-        tags: BTreeMap::new(),
+        tags: match arguments.network {
+            true => BTreeMap::from([(NETWORK_TAG.to_owned(), NETWORK_OUTBOUND.to_owned())]),
+            false => BTreeMap::new(),
+        },
         status: Status::active(),
     };
     let when = if arguments.replace { WhenPresent::Replace } else { WhenPresent::Refuse };
@@ -132,6 +135,9 @@ fn describe(store: &Store, function: &Function) -> Result<String> {
         format!("memory    {} MB", config.memory),
         format!("timeout   {} s", config.timeout),
     ];
+    if store.has_network(&function.name)? {
+        lines.push("network   outbound".to_owned());
+    }
     let trees = std::iter::once(("code", &function.code))
         .chain(function.layers.iter().map(|layer| ("layer", &layer.tree)));
     for (what, tree) in trees {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use function_worker::{
-    INIT_LIMIT, REGION, RESTORE_LIMIT, RestoreOptions, Role, SpareWorker, WorkerError, guest_kind,
+    CredentialsFile, INIT_LIMIT, REGION, RESTORE_LIMIT, RestoreOptions, Role, SpareWorker, WorkerError,
+    guest_kind,
 };
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
@@ -155,6 +156,12 @@ pub(super) fn restore_options(arguments: &InvokeArguments) -> RestoreOptions {
     }
 }
 
+/// An instance of `$LATEST` that may call AWS with what is in `credentials`.
+pub(super) fn role(snap_start: bool, credentials: Option<CredentialsFile>) -> Result<Role> {
+    let credentials = credentials.map(|file| file.read()).transpose()?;
+    Ok(Role { credentials, ..Role::latest(snap_start) })
+}
+
 fn find(store: &Store, function: &OpenFunction) -> Result<Option<(SnapshotEntry, Lease)>> {
     let Some(entry) = store.current_snapshot(function)? else { return Ok(None) };
     Ok(Some(store.open_snapshot(&function.function.name, &entry.id)?))
@@ -197,7 +204,8 @@ fn invoke(
     payload: Vec<u8>,
 ) -> Result<(Answer, Timeline)> {
     // On AWS, an init that took longer than its limit is done again within the invocation's own; here it goes on.
-    let role = Role::latest(way.snapshot.is_some()).with_init_limit(INIT_LIMIT, function);
+    let role =
+        role(way.snapshot.is_some(), arguments.network.apply()?)?.with_init_limit(INIT_LIMIT, function);
     let mut worker = worker.configure(function, &role, log_sink(arguments.log), timeline)?;
     let first = invocation(function, request_id, &payload);
     let mut answer = match &way.snapshot {

@@ -8,7 +8,7 @@ use store::{OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
 
 use super::Outcome;
-use super::invoke::{existing, invocation, restore_options};
+use super::invoke::{existing, invocation, restore_options, role};
 use crate::args::{InvokeArguments, Way};
 use crate::output::{Table, log_sink, note, print, print_json};
 
@@ -55,10 +55,11 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments, times: u32, payloa
     let function = store.open_function(&arguments.name)?;
     let (entry, _lease) = existing(store, &function)?;
     let options = restore_options(arguments);
+    let role = role(true, arguments.network.apply()?)?;
     // The first may be recorded, and everything has its code in memory afterwards: it doesn't count.
-    once(arguments, &function, &entry, &options, payload)?;
+    once(arguments, &function, &entry, &options, &role, payload)?;
     let timelines = (0..times)
-        .map(|_| once(arguments, &function, &entry, &options, payload))
+        .map(|_| once(arguments, &function, &entry, &options, &role, payload))
         .collect::<Result<Vec<_>>>()?;
     let until =
         |phase: Phase| Figures::of(timelines.iter().filter_map(move |timeline| timeline.end_of(phase)));
@@ -83,6 +84,7 @@ fn once(
     function: &OpenFunction,
     entry: &SnapshotEntry,
     options: &RestoreOptions,
+    role: &Role,
     payload: &[u8],
 ) -> Result<Timeline> {
     if arguments.drop_cache {
@@ -106,7 +108,7 @@ fn once(
     };
     let timeline = Timeline::start();
     let worker = spare.map_or_else(|| SpareWorker::start(guest), Ok)?;
-    let mut worker = worker.configure(function, &Role::latest(true), log_sink(arguments.log), timeline)?;
+    let mut worker = worker.configure(function, role, log_sink(arguments.log), timeline)?;
     let invoke = invocation(function, &Uuid::new_v4().to_string(), payload);
     let (restored, answer) = worker.restore_and_invoke(&entry.path, options, invoke)?;
     let mut timeline = worker.timeline(&answer.timeline)?;

@@ -71,8 +71,11 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
             quota: arguments.disk_quota.map(|megabytes| megabytes << 20),
             ..Retention::default()
         },
+        function_credentials: arguments.network.apply()?,
         ..PoolSettings::default()
     };
+    // It is there before a function asks for it.
+    outbound_relay::prepare()?;
     // A socket's path may have 107 bytes and a home's any number: the way there leads over a descriptor.
     let home = File::open(store.path()).context("opening the home")?;
     let socket = PathBuf::from(format!("/proc/self/fd/{}/node.sock", home.as_raw_fd()));
@@ -116,6 +119,14 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
     server.serve(node, stop).await;
     drop(home);
     Ok(())
+}
+
+/// Takes all the descriptors that this process may have: workers and functions' connections need some each, and the usual limit
+/// is there for programs that wait by select(2).
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // Refused, it stays as it was; a start that finds none free says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
 /// Functions' logs go to files of their own, which `faasnap logs` reads.

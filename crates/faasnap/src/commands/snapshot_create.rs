@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use function_worker::{Role, SNAPSHOT_INIT_LIMIT, SpareWorker, WorkerError, guest_kind};
+use function_worker::{SNAPSHOT_INIT_LIMIT, SpareWorker, WorkerError, guest_kind};
 use restore::Timeline;
 use serde::Serialize;
 use store::Store;
 use worker_protocol::{Failure, SnapshotPoint};
 
 use super::Outcome;
-use super::invoke::function_error;
+use super::invoke::{function_error, role};
 use crate::args::CreateSnapshot;
 use crate::output::{bytes, log_sink, note, print, print_json};
 
@@ -42,7 +42,7 @@ pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> 
     let function = store.open_function(&arguments.function)?;
     let timeline = Timeline::start();
     let worker = SpareWorker::start(guest_kind(&function.function.config.guest))?;
-    let role = Role::latest(true).with_init_limit(SNAPSHOT_INIT_LIMIT, &function);
+    let role = role(true, arguments.network.apply()?)?.with_init_limit(SNAPSHOT_INIT_LIMIT, &function);
     let mut worker = worker.configure(&function, &role, log_sink(arguments.log), timeline)?;
     let booted = match worker.boot(role.init_limit) {
         Ok(booted) => booted,

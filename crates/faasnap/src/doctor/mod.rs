@@ -7,6 +7,7 @@ mod host;
 mod jail;
 mod kernel;
 mod kvm;
+mod network;
 mod tools;
 
 use std::path::Path;
@@ -69,6 +70,7 @@ pub(crate) fn examine(home: &Path) -> Vec<Finding> {
     findings.extend(kernel::examine());
     findings.extend(host::examine(home));
     findings.extend(tools::examine());
+    findings.extend(network::examine());
     findings.extend(jail::examine(home));
     findings
 }

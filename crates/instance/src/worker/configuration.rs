@@ -10,7 +10,7 @@ use initramfs::Module;
 use process_kernel::fs::{MountEntry, MountSource, MountTable};
 use process_kernel::task::Identity;
 use restore::{RestoreStrategy, Technique, Techniques};
-use runtime_api::Config;
+use runtime_api::{Config, Credentials};
 use worker_protocol::{
     BOOT_LIMIT, Configuration, Descriptor, Descriptors, GuestKind, Kernel, NetworkPolicy, Record,
     RestoreRequest,
@@ -19,7 +19,7 @@ use worker_protocol::{
 use crate::function_guest::{FunctionConfig, directory_name};
 use crate::guest::GuestConfig;
 use crate::linux_function::{BootFiles, LinuxConfig};
-use crate::mounts::private_trees;
+use crate::mounts::{private_trees, resolver_file};
 use crate::restored::RestoreOptions;
 use crate::runtime_bridge::PORT;
 
@@ -42,8 +42,11 @@ pub(super) fn read(
     descriptors: &mut Descriptors,
 ) -> Result<Configured, String> {
     let Configuration { limits, network, runtime, inherited, .. } = configuration;
-    if *network != NetworkPolicy::Loopback {
-        return Err("this worker can't give a guest a way out to the network yet".to_owned());
+    if *network != NetworkPolicy::Loopback && configuration.guest == GuestKind::Linux {
+        return Err(
+            "a function in a linux guest has no network: create it without --network, or for another guest"
+                .to_owned(),
+        );
     }
     if !inherited.is_empty() {
         return Err("this worker hands no descriptors on".to_owned());
@@ -56,9 +59,15 @@ pub(super) fn read(
         authorization_token: runtime.authorization_token.clone(),
         ..Config::default()
     };
+    let credentials = runtime.credentials.clone().map(|credentials| Credentials {
+        access_key_id: credentials.access_key_id,
+        secret_access_key: credentials.secret_access_key,
+        token: credentials.token,
+        expiration: credentials.expiration,
+    });
     let guest = match configuration.guest {
-        GuestKind::Process => GuestConfig::Process(process(configuration, api, descriptors)?),
-        GuestKind::Linux => GuestConfig::Linux(linux(configuration, api, descriptors)?),
+        GuestKind::Process => GuestConfig::Process(process(configuration, api, credentials, descriptors)?),
+        GuestKind::Linux => GuestConfig::Linux(linux(configuration, api, credentials, descriptors)?),
     };
     Ok(Configured {
         guest,
@@ -73,9 +82,16 @@ pub(super) fn read(
 fn process(
     configuration: &Configuration,
     runtime: Config,
+    credentials: Option<Credentials>,
     descriptors: &mut Descriptors,
 ) -> Result<FunctionConfig, String> {
     let mut directories: Vec<OwnedFd> = Vec::new();
+    let relay = match &configuration.network {
+        NetworkPolicy::Loopback => None,
+        NetworkPolicy::Outbound { relay } => {
+            Some(descriptors.take(*relay).map_err(|error| error.to_string())?)
+        }
+    };
     let mut pass = |descriptor: Descriptor| -> Result<MountSource, String> {
         let path = directory_name(directories.len());
         directories.push(descriptors.take(descriptor).map_err(|error| error.to_string())?);
@@ -84,6 +100,7 @@ fn process(
     let Configuration { root, mounts, limits, .. } = configuration;
     let mut table = vec![MountEntry { at: "/".to_owned(), source: pass(*root)?, writable: false }];
     table.extend(private_trees(limits.tmp));
+    table.push(resolver_file());
     for mount in mounts {
         let at = String::from_utf8(mount.target.to_vec()).map_err(|_| "a mount's path is not UTF-8")?;
         table.push(MountEntry { at, source: pass(mount.source)?, writable: mount.writable });
@@ -93,6 +110,7 @@ fn process(
         directories,
         identity: identity(),
         memory_limit: limits.memory,
+        relay,
         program: configuration.program.to_vec(),
         arguments: configuration.arguments.iter().map(|argument| argument.to_vec()).collect(),
         environment: configuration
@@ -102,6 +120,7 @@ fn process(
             .collect(),
         working_directory: configuration.working_directory.to_vec(),
         runtime,
+        credentials,
     })
 }
 
@@ -114,6 +133,7 @@ fn identity() -> Identity {
 fn linux(
     configuration: &Configuration,
     runtime: Config,
+    credentials: Option<Credentials>,
     descriptors: &mut Descriptors,
 ) -> Result<LinuxConfig, String> {
     let Configuration { root, mounts, limits, .. } = configuration;
@@ -150,6 +170,7 @@ fn linux(
             ..Start::default()
         },
         runtime,
+        credentials,
     })
 }
 

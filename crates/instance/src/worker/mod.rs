@@ -28,7 +28,8 @@ use serde_bytes::ByteBuf;
 use thiserror::Error;
 use worker_protocol::{
     Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, GuestKind, Health,
-    Invoke, Kernel, LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker, WorkerChannel,
+    Invoke, Kernel, Learned, LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker,
+    WorkerChannel,
 };
 
 use crate::error_text::chain;
@@ -126,6 +127,7 @@ pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
         invocation: None,
         early: None,
         makes_memory_ready: false,
+        learned: Arc::default(),
     };
     worker.run(&queue)
 }
@@ -139,8 +141,7 @@ struct Worker {
     machine: Option<Ready>,
     configured: Option<Configured>,
     guest: Option<Guest>,
-    /// The snapshot's directory, kept open as long as the instance lives: it is known by way of this descriptor, and a
-    /// recording is put beside the snapshot when the instance ends.
+    /// The snapshot's directory, kept open as long as the instance lives: it is known by way of this descriptor.
     snapshot: Option<OwnedFd>,
     deadline: Option<Instant>,
     /// When Boot or Restore came.
@@ -154,6 +155,8 @@ struct Worker {
     early: Option<Invoke>,
     /// Whether memory is made ready while nothing else is to be done.
     makes_memory_ready: bool,
+    /// What the node is to be told of the snapshot before it hears of anything that came of it.
+    learned: Arc<Mutex<Vec<Learned>>>,
 }
 
 impl Worker {
@@ -173,6 +176,7 @@ impl Worker {
                 None => queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(deadline) => queue.recv_timeout(deadline.saturating_duration_since(Instant::now())),
             };
+            self.tell_learned()?;
             match occurrence {
                 Ok(Occurrence::Message(Received { message: ToWorker::Stop, .. }))
                 | Err(RecvTimeoutError::Disconnected) => return self.stop(),
@@ -230,8 +234,14 @@ impl Worker {
         self.done(done)
     }
 
+    fn tell_learned(&self) -> Result<(), ChannelError> {
+        let learned = std::mem::take(&mut *self.learned.lock());
+        learned.into_iter().try_for_each(|learned| self.node.send(&FromWorker::Learned(learned)))
+    }
+
     /// Tells the node of what could not be done.
     fn done(&self, done: Result<(), Refused>) -> Result<(), WorkerError> {
+        self.tell_learned()?;
         match done {
             Ok(()) => Ok(()),
             Err(Refused::Channel(error)) => Err(error.into()),
@@ -279,7 +289,7 @@ impl Worker {
             move |occurrence| drop(occurrences.lock().send(occurrence))
         };
         let (runtime, kernel_up) = (tell(&self.occurrences), tell(&self.occurrences));
-        let node = self.node.clone();
+        let (node, to_tell) = (self.node.clone(), self.learned.clone());
         Listeners {
             runtime: Arc::new(move |event| runtime(Occurrence::Runtime(event))),
             kernel_up: Arc::new(move || kernel_up(Occurrence::KernelUp)),
@@ -291,6 +301,8 @@ impl Worker {
                 // A node that is gone reads no log; the loop hears of it by itself.
                 let _ = node.log(stream, bytes);
             }),
+            // The loader's thread may send nothing itself.
+            learned: Arc::new(move |learned| to_tell.lock().push(learned)),
         }
     }
 
@@ -320,15 +332,9 @@ impl Worker {
         self.snapshot = Some(directory);
         self.life.restore()?;
         self.started(guest?, limit)?;
-        let credentials = request.credentials.map(|credentials| runtime_api::Credentials {
-            access_key_id: credentials.access_key_id,
-            secret_access_key: credentials.secret_access_key,
-            token: credentials.token,
-            expiration: credentials.expiration,
-        });
         self.released = Some(Instant::now());
         let Some(guest) = &self.guest else { return Ok(()) };
-        let released = guest.release(credentials);
+        let released = guest.release();
         let steps = self.life.released(released);
         Ok(self.take(steps)?)
     }
@@ -390,6 +396,8 @@ impl Worker {
 
     fn stop(&mut self) -> Result<(), WorkerError> {
         let problem = self.guest.take().and_then(Guest::end);
+        // A node that is gone keeps nothing.
+        let _ = self.tell_learned();
         if let Some(problem) = problem {
             // The node may be gone: then nobody is there to be told.
             let _ = self.node.log(LogStream::Worker, format!("{problem}\n").as_bytes());

@@ -239,7 +239,9 @@ fn ending(outcome: &Outcome) -> Ending {
 /// What the node can do about an error.
 pub(super) fn failure_kind(error: &InstanceError) -> FailureKind {
     match error {
-        InstanceError::Machine(_) | InstanceError::MemoryGuard(_) => FailureKind::Machine,
+        InstanceError::Machine(_) | InstanceError::MemoryGuard(_) | InstanceError::Relay(_) => {
+            FailureKind::Machine
+        }
         InstanceError::Program(ProgramError::Machine(_)) => FailureKind::Machine,
         InstanceError::Program(_) | InstanceError::Guest(GuestError::Program(_)) => FailureKind::Program,
         InstanceError::Checkpoint(CheckpointError::Snapshot(_))

@@ -12,6 +12,8 @@ mod mailbox;
 mod names;
 mod options;
 mod outside;
+#[cfg(test)]
+mod outside_tests;
 mod ports;
 mod service;
 mod socket;
@@ -28,12 +30,12 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
+use outbound::Client;
 use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 pub use address::{Family, MAX_LENGTH as MAX_ADDRESS_LENGTH, SocketAddress, UnixAddress};
 pub use options::SocketOptions;
-pub use outside::OutsidePolicy;
 pub use service::{ConnectionId, LoopbackService, ServiceHandle};
 pub use socket::{Credentials, Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
 pub use tcp::TcpSocket;
@@ -60,8 +62,8 @@ pub struct Network {
     tcp: Arc<Ports<TcpSocket>>,
     udp: Arc<Ports<UdpSocket>>,
     names: Arc<Names>,
-    /// What may be reached outside; `None` while the network is switched off.
-    outside: RwLock<Option<Arc<OutsidePolicy>>>,
+    /// The way out; `None` while the network is switched off.
+    outside: RwLock<Option<Arc<Client>>>,
     /// Sockets that wait for room in a listener's backlog.
     connecting: Mutex<Vec<Weak<TcpSocket>>>,
     services: RwLock<BTreeMap<u16, Arc<dyn LoopbackService>>>,
@@ -137,33 +139,39 @@ impl Network {
         }
     }
 
-    /// Switches the network on: what `policy` permits can be reached through the host.
-    pub fn allow_outside(&self, policy: OutsidePolicy) {
-        *self.outside.write() = Some(Arc::new(policy));
+    /// Switches the network on: what the relay permits can be reached through it.
+    pub fn allow_outside(&self, relay: Client) {
+        *self.outside.write() = Some(Arc::new(relay));
     }
 
-    fn outside(&self) -> Result<Arc<OutsidePolicy>, Errno> {
+    fn outside(&self) -> Result<Arc<Client>, Errno> {
         self.outside.read().clone().ok_or(Errno::NETUNREACH)
     }
 
     /// Starts a connection to the outside.
     ///
     /// # Errors
-    /// ENETUNREACH while the network is switched off, else as [`OutsidePolicy::check`] and the host's.
+    /// ENETUNREACH while the network is switched off, else as [`Client::stream`].
     fn connect_outside(
         &self,
         remote: SocketAddr,
-        options: &SocketOptions,
         queue: &Arc<WaitQueue>,
     ) -> Result<(Arc<dyn Transport>, SocketAddr), Errno> {
-        self.outside()?.check(remote)?;
-        OutsideStream::connect(&self.ipc.reactor, remote, options, queue)
+        OutsideStream::connect(&self.ipc.reactor, &*self.outside()?, remote, queue)
+    }
+
+    /// The address from which datagrams go to `remote`.
+    ///
+    /// # Errors
+    /// ENETUNREACH while the network is switched off, else as [`Client::route`].
+    fn route_outside(&self, remote: SocketAddr) -> Result<IpAddr, Errno> {
+        Ok(self.outside()?.route(remote)?.ip())
     }
 
     /// The way out for a UDP socket.
     ///
     /// # Errors
-    /// ENETUNREACH while the network is switched off, else the host's.
+    /// ENETUNREACH while the network is switched off, else as [`Client::datagrams`].
     fn open_datagrams(&self, family: Family, queue: &Arc<WaitQueue>) -> Result<Arc<OutsideDatagrams>, Errno> {
         OutsideDatagrams::open(&self.ipc.reactor, &self.outside()?, family, queue)
     }

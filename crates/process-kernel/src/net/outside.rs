@@ -1,21 +1,21 @@
-//! The way out of the guest, when it is switched on: TCP and UDP through sockets of the host.
+//! The way out of the guest, when it is switched on: TCP and UDP through the relay that the worker was given ([`outbound`]). Which
+//! addresses may be reached is the relay's business; the guest's own are never asked of it.
 //!
 //! What is open when a snapshot is taken can't be part of it: a TCP connection comes back reset, as SnapStart documents.
 
-use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{IoSlice, IoSliceMut};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use outbound::{ADDRESS, Client, Greeting, decode_address, encode_address};
+use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, getsockname, recv, recvfrom,
-    sendto, socket_with, sockopt,
-};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg};
 
 use super::address::{Family, SocketAddress, presented};
-use super::options::SocketOptions;
+use super::ports;
 use super::socket::{Incoming, Outgoing, ReceiveFlags, Shutdown};
 use super::transport::{SavedTransport, Transport};
 use crate::file::{Destination, Origin, Readiness};
@@ -23,47 +23,6 @@ use crate::host;
 use crate::ipc::{Reactor, Watch};
 use crate::object::{SaveError, Saver};
 use crate::wait::WaitQueue;
-
-/// What a guest may reach outside. Never: the cloud's metadata service, and anything that is no plain unicast address.
-#[derive(Clone, Debug, Default)]
-pub struct OutsidePolicy {
-    /// Ports that are refused whatever the address: the node's own.
-    pub denied_ports: BTreeSet<u16>,
-}
-
-/// The metadata service of the large clouds, which hands out the machine's credentials.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
-
-impl OutsidePolicy {
-    /// Whether a guest may send to `to`.
-    ///
-    /// # Errors
-    /// EACCES for refused ports and addresses, ENETUNREACH for what is no unicast address.
-    pub fn check(&self, to: SocketAddr) -> Result<(), Errno> {
-        let ip = to.ip().to_canonical();
-        let link_local = matches!(ip, IpAddr::V4(ip) if ip.is_link_local());
-        if METADATA.contains(&ip) || link_local || self.denied_ports.contains(&to.port()) {
-            return Err(Errno::ACCESS);
-        }
-        let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-        if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || broadcast {
-            return Err(Errno::NETUNREACH);
-        }
-        Ok(())
-    }
-}
-
-fn open(family: AddressFamily, socket_type: SocketType) -> Result<Arc<OwnedFd>, Errno> {
-    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-    socket_with(family, socket_type, flags, None).map(Arc::new)
-}
-
-fn family_of(address: SocketAddr) -> AddressFamily {
-    if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
-}
 
 fn ready(fd: &OwnedFd) -> Readiness {
     let mut fds = [PollFd::new(fd, PollFlags::all())];
@@ -73,9 +32,27 @@ fn ready(fd: &OwnedFd) -> Readiness {
     }
 }
 
+/// Receives without waiting; `peek` leaves the bytes where they are. Gives their number.
+fn receive(fd: &OwnedFd, buffers: &mut [IoSliceMut<'_>], peek: bool) -> Result<usize, Errno> {
+    let peek = if peek { RecvFlags::PEEK } else { RecvFlags::empty() };
+    let flags = peek | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    recvmsg(fd, buffers, &mut RecvAncillaryBuffer::default(), flags).map(|received| received.bytes)
+}
+
+/// What is known of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// The relay's greeting has not come.
+    Connecting,
+    Connected,
+    /// Why it failed, until somebody has asked.
+    Failed(Option<Errno>),
+}
+
 /// A TCP connection to the outside.
 pub(super) struct OutsideStream {
     fd: Arc<OwnedFd>,
+    phase: Mutex<Phase>,
     _watch: Watch,
 }
 
@@ -86,36 +63,53 @@ impl OutsideStream {
     /// Starts connecting to `to`; `queue` is notified of all that happens. Gives the connection and its local address.
     ///
     /// # Errors
-    /// The host's errno.
+    /// As [`Client::stream`].
     pub fn connect(
         reactor: &Reactor,
+        relay: &Client,
         to: SocketAddr,
-        options: &SocketOptions,
         queue: &Arc<WaitQueue>,
     ) -> Result<(Arc<dyn Transport>, SocketAddr), Errno> {
-        let fd = open(family_of(to), SocketType::STREAM)?;
-        let stream = Self { _watch: reactor.watch(&fd, queue)?, fd };
-        for (level, name) in PASSED_ON {
-            if let Ok(value) = options.integer(*level, *name) {
-                stream.set_option(*level, *name, value);
+        let (fd, local) = relay.stream(to)?;
+        let fd = Arc::new(fd);
+        let stream = Self { _watch: reactor.watch(&fd, queue)?, fd, phase: Mutex::new(Phase::Connecting) };
+        Ok((Arc::new(stream), local))
+    }
+
+    /// The phase, with the greeting taken if it is there.
+    fn phase(&self) -> Phase {
+        let mut phase = self.phase.lock();
+        if *phase == Phase::Connecting {
+            let mut greeting = [0; 4];
+            // It is sent in one piece.
+            match receive(&self.fd, &mut [IoSliceMut::new(&mut greeting)], false) {
+                Err(Errno::AGAIN) => {}
+                Ok(4) => {
+                    *phase = match Greeting::decode(greeting) {
+                        Ok(Greeting(Ok(()))) => Phase::Connected,
+                        Ok(Greeting(Err(errno))) => Phase::Failed(Some(errno)),
+                        Err(_) => Phase::Failed(Some(Errno::NETDOWN)),
+                    };
+                }
+                Ok(_) | Err(_) => *phase = Phase::Failed(Some(Errno::NETDOWN)),
             }
         }
-        match connect(&*stream.fd, &to) {
-            Ok(()) | Err(Errno::INPROGRESS) => {}
-            Err(errno) => return Err(errno),
+        *phase
+    }
+
+    /// EAGAIN until the connection is there; how it failed, once.
+    fn usable(&self, afterwards: Errno) -> Result<(), Errno> {
+        match self.phase() {
+            Phase::Connected => Ok(()),
+            Phase::Connecting => Err(Errno::AGAIN),
+            Phase::Failed(_) => Err(self.take_error().unwrap_or(afterwards)),
         }
-        let local = getsockname(&*stream.fd)?;
-        let local = SocketAddr::try_from(local).unwrap_or(super::ports::wildcard(Family::Inet));
-        Ok((Arc::new(stream), local))
     }
 }
 
-/// Options that mean something outside the guest.
-const PASSED_ON: &[(i32, i32)] =
-    &[(libc::IPPROTO_TCP, libc::TCP_NODELAY), (libc::SOL_SOCKET, libc::SO_KEEPALIVE)];
-
 impl Transport for OutsideStream {
     fn send(&self, from: &mut Origin<'_>, _: &mut Outgoing) -> Result<usize, Errno> {
+        self.usable(Errno::PIPE)?;
         if from.remaining() == 0 {
             return Ok(0);
         }
@@ -124,12 +118,13 @@ impl Transport for OutsideStream {
     }
 
     fn receive(&self, into: &mut Destination<'_>, flags: ReceiveFlags) -> Result<Incoming, Errno> {
+        self.usable(Errno::NOTCONN)?;
         if into.remaining() == 0 {
             return Ok(Incoming::default());
         }
         let count = if flags.peek {
             let mut buffer = vec![0; into.remaining().min(PIECE)];
-            let (count, _) = recv(&*self.fd, &mut buffer[..], RecvFlags::PEEK)?;
+            let count = receive(&self.fd, &mut [IoSliceMut::new(&mut buffer)], true)?;
             into.put(buffer.get(..count).unwrap_or_default())?
         } else {
             into.with_iovecs(|vector| host::readv(self.fd.as_fd(), vector))?
@@ -148,37 +143,44 @@ impl Transport for OutsideStream {
     }
 
     fn readiness(&self) -> Readiness {
-        ready(&self.fd)
+        match self.phase() {
+            Phase::Connecting => Readiness::empty(),
+            Phase::Connected => ready(&self.fd),
+            Phase::Failed(unreported) => {
+                let ended = Readiness::IN | Readiness::RDNORM | Readiness::RDHUP | Readiness::HUP;
+                let ended = ended | Readiness::OUT | Readiness::WRNORM;
+                if unreported.is_some() { ended | Readiness::ERR } else { ended }
+            }
+        }
     }
 
     fn readable_bytes(&self) -> usize {
-        rustix::io::ioctl_fionread(&*self.fd).map_or(0, |count| usize::try_from(count).unwrap_or(usize::MAX))
+        if self.phase() != Phase::Connected {
+            return 0;
+        }
+        // By looking, since the worker's filter has no such ioctl.
+        receive(&self.fd, &mut [IoSliceMut::new(&mut vec![0; PIECE])], true).unwrap_or(0)
     }
 
     fn finish_connect(&self) -> Result<(), Errno> {
-        if !ready(&self.fd).intersects(Readiness::OUT | Readiness::ERR | Readiness::HUP) {
-            return Err(Errno::ALREADY);
+        match self.phase() {
+            Phase::Connected => Ok(()),
+            Phase::Connecting => Err(Errno::ALREADY),
+            Phase::Failed(_) => Err(self.take_error().unwrap_or(Errno::CONNABORTED)),
         }
-        self.take_error().map_or(Ok(()), Err)
     }
 
     fn save(&self, _: &mut Saver) -> Result<SavedTransport, SaveError> {
         Ok(SavedTransport::Reset)
     }
 
-    fn set_option(&self, level: i32, name: i32, value: i32) {
-        // An option that the host refuses stays remembered in the guest; it changes no byte.
-        let _ = match (level, name) {
-            (libc::IPPROTO_TCP, libc::TCP_NODELAY) => sockopt::set_tcp_nodelay(&*self.fd, value != 0),
-            (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => sockopt::set_socket_keepalive(&*self.fd, value != 0),
-            _ => Ok(()),
-        };
-    }
-
     fn take_error(&self) -> Option<Errno> {
-        match sockopt::socket_error(&*self.fd) {
-            Ok(outcome) => outcome.err(),
-            Err(errno) => Some(errno),
+        match self.phase() {
+            Phase::Failed(unreported) => {
+                *self.phase.lock() = Phase::Failed(None);
+                unreported
+            }
+            Phase::Connecting | Phase::Connected => None,
         }
     }
 }
@@ -187,53 +189,51 @@ impl Transport for OutsideStream {
 pub(super) struct OutsideDatagrams {
     fd: Arc<OwnedFd>,
     _watch: Watch,
-    policy: Arc<OutsidePolicy>,
-    family: AddressFamily,
+    relay: Arc<Client>,
+    /// Where datagrams went last: it need not be asked about again.
+    allowed: Mutex<Option<SocketAddr>>,
 }
 
 impl OutsideDatagrams {
-    /// A host socket for datagrams of `family`.
+    /// A socket for datagrams of `family`.
     ///
     /// # Errors
-    /// The host's errno.
+    /// As [`Client::datagrams`].
     pub fn open(
         reactor: &Reactor,
-        policy: &Arc<OutsidePolicy>,
+        relay: &Arc<Client>,
         family: Family,
         queue: &Arc<WaitQueue>,
     ) -> Result<Arc<Self>, Errno> {
-        let family = if family == Family::Inet6 { AddressFamily::INET6 } else { AddressFamily::INET };
-        let fd = open(family, SocketType::DGRAM)?;
-        Ok(Arc::new(Self { _watch: reactor.watch(&fd, queue)?, fd, policy: policy.clone(), family }))
-    }
-
-    /// Whether datagrams may go to `to`.
-    ///
-    /// # Errors
-    /// As [`OutsidePolicy::check`].
-    pub fn check(&self, to: SocketAddr) -> Result<(), Errno> {
-        self.policy.check(to)
+        let fd = Arc::new(relay.datagrams(ports::wildcard(family))?);
+        let watch = reactor.watch(&fd, queue)?;
+        Ok(Arc::new(Self { _watch: watch, fd, relay: relay.clone(), allowed: Mutex::new(None) }))
     }
 
     /// Sends one datagram.
     ///
     /// # Errors
-    /// The host's errno, and as [`OutsidePolicy::check`].
+    /// As [`Client::route`].
     pub fn send(&self, to: SocketAddr, from: &mut Origin<'_>) -> Result<usize, Errno> {
-        self.check(to)?;
-        let to = if self.family == AddressFamily::INET6 { presented(to, Family::Inet6) } else { to };
-        // A full buffer of the host loses the datagram, as any hop may.
+        if *self.allowed.lock() != Some(to) {
+            self.relay.route(to)?;
+            *self.allowed.lock() = Some(to);
+        }
         let bytes = from.take(from.remaining())?;
-        match sendto(&*self.fd, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &to) {
-            Err(Errno::AGAIN) => Ok(bytes.len()),
-            outcome => outcome,
+        let address = encode_address(to);
+        let parts = [IoSlice::new(&address), IoSlice::new(&bytes)];
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match sendmsg(&*self.fd, &parts, &mut SendAncillaryBuffer::default(), flags) {
+            // A full buffer loses the datagram, as any hop may.
+            Ok(_) | Err(Errno::AGAIN) => Ok(bytes.len()),
+            Err(_) => Err(Errno::NETDOWN),
         }
     }
 
     /// Receives one datagram, from `peer` only if there is one.
     ///
     /// # Errors
-    /// EAGAIN and the host's errno.
+    /// EAGAIN; ENETDOWN when the relay is gone.
     pub fn receive(
         &self,
         into: &mut Destination<'_>,
@@ -241,22 +241,21 @@ impl OutsideDatagrams {
         peer: Option<SocketAddr>,
         family: Family,
     ) -> Result<Incoming, Errno> {
-        let mut buffer = vec![0; PIECE];
-        let peek = if flags.peek { RecvFlags::PEEK } else { RecvFlags::empty() };
+        let mut frame = vec![0; ADDRESS + PIECE];
         loop {
-            let (message, _, from) = recvfrom(&*self.fd, &mut buffer[..], peek | RecvFlags::DONTWAIT)?;
-            let from = from.and_then(|from| SocketAddr::try_from(from).ok());
-            let canonical =
-                |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-            if peer.is_some() && from.map(canonical) != peer.map(canonical) {
+            let length = receive(&self.fd, &mut [IoSliceMut::new(&mut frame)], flags.peek)?;
+            let (from, payload) =
+                decode_address(frame.get(..length).unwrap_or_default()).map_err(|_| Errno::NETDOWN)?;
+            if peer.is_some_and(|peer| peer != from) {
                 // Not for this socket. A peeked one is taken now, so that the loop goes on.
                 if flags.peek {
-                    recvfrom(&*self.fd, &mut buffer[..], RecvFlags::DONTWAIT)?;
+                    receive(&self.fd, &mut [IoSliceMut::new(&mut frame)], false)?;
                 }
                 continue;
             }
-            let count = into.put(buffer.get(..message).unwrap_or_default())?;
-            let from = from.map(|from| SocketAddress::Inet(presented(from, family)));
+            let message = payload.len();
+            let count = into.put(payload)?;
+            let from = Some(SocketAddress::Inet(presented(from, family)));
             return Ok(Incoming { count, message, from, ..Incoming::default() });
         }
     }
@@ -264,28 +263,5 @@ impl OutsideDatagrams {
     /// Whether something can be received.
     pub fn has_message(&self) -> bool {
         ready(&self.fd).intersects(Readiness::IN | Readiness::ERR)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_metadata_service_the_nodes_ports_and_the_host_itself_are_out_of_reach() {
-        let policy = OutsidePolicy { denied_ports: [9000].into() };
-        let check = |text: &str| policy.check(text.parse().unwrap());
-        assert_eq!(check("93.184.216.34:443"), Ok(()));
-        assert_eq!(check("[2606:2800::1]:443"), Ok(()));
-        assert_eq!(check("93.184.216.34:9000"), Err(Errno::ACCESS));
-        assert_eq!(check("169.254.169.254:80"), Err(Errno::ACCESS));
-        assert_eq!(check("[::ffff:169.254.169.254]:80"), Err(Errno::ACCESS));
-        assert_eq!(check("[fd00:ec2::254]:80"), Err(Errno::ACCESS));
-        assert_eq!(check("169.254.1.1:80"), Err(Errno::ACCESS));
-        assert_eq!(check("127.0.0.1:80"), Err(Errno::NETUNREACH));
-        assert_eq!(check("[::ffff:127.0.0.1]:80"), Err(Errno::NETUNREACH));
-        assert_eq!(check("0.0.0.0:80"), Err(Errno::NETUNREACH));
-        assert_eq!(check("255.255.255.255:80"), Err(Errno::NETUNREACH));
-        assert_eq!(check("224.0.0.1:80"), Err(Errno::NETUNREACH));
     }
 }

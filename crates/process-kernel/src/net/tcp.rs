@@ -189,7 +189,7 @@ impl TcpSocket {
     }
 
     fn connect_outside(&self, lease: Option<state::TcpLease>, remote: SocketAddr) -> Result<(), Errno> {
-        let outcome = self.network.connect_outside(remote, &self.options, &self.queue);
+        let outcome = self.network.connect_outside(remote, &self.queue);
         let mut state = self.state.lock();
         match outcome {
             Ok((transport, local)) => {
@@ -474,12 +474,6 @@ impl Socket for TcpSocket {
 
     fn readable_bytes(&self) -> usize {
         self.transport().map_or(0, |transport| transport.readable_bytes())
-    }
-
-    fn option_changed(&self, level: i32, name: i32, value: i32) {
-        if let Some(transport) = self.transport() {
-            transport.set_option(level, name, value);
-        }
     }
 }
 

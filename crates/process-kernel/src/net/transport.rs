@@ -44,9 +44,6 @@ pub(super) trait Transport: Send + Sync {
         Ok(())
     }
 
-    /// Passes an integer option on, where there is somebody to pass it to.
-    fn set_option(&self, _level: i32, _name: i32, _value: i32) {}
-
     /// Takes the error of a connection outside the guest.
     fn take_error(&self) -> Option<Errno> {
         None

@@ -1,7 +1,7 @@
 //! UDP sockets. Datagrams to the guest's own loopback addresses stay inside the guest; others go out through the host if
 //! the network is switched on.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -27,6 +27,8 @@ const MAX_DATAGRAM: usize = 65_507;
 struct State {
     lease: Option<Lease<UdpSocket>>,
     peer: Option<SocketAddr>,
+    /// From which address datagrams go to the peer, when that is outside.
+    source: Option<IpAddr>,
     /// Why an earlier send failed (ECONNREFUSED, as ICMP would tell).
     error: Option<Errno>,
     /// The way out, once something was sent there.
@@ -226,16 +228,19 @@ impl Socket for UdpSocket {
 
     fn connect(&self, address: &SocketAddress) -> Result<(), Errno> {
         if *address == SocketAddress::Unspecified {
-            self.state.lock().peer = None;
+            let mut state = self.state.lock();
+            (state.peer, state.source) = (None, None);
             return Ok(());
         }
         let peer = self.destination(address)?;
+        let mut source = None;
         if !peer.ip().is_loopback() {
-            // Whether there is a way is known at once, as with a routing table.
-            self.outside()?.check(peer)?;
+            // Whether there is a way is known at once, as with a routing table; and from where it leads, which resolvers ask so.
+            source = Some(self.network.route_outside(peer)?);
         }
         let mut state = self.state.lock();
         self.bound(&mut state)?;
+        state.source = source;
         state.peer = Some(peer);
         state.error = None;
         Ok(())
@@ -298,7 +303,7 @@ impl Socket for UdpSocket {
             state.lease.as_ref().map_or_else(|| ports::wildcard(self.options.family), Lease::address);
         // A connected socket knows which of its addresses it sends from.
         if let (Some(peer), true) = (state.peer, own.ip().is_unspecified()) {
-            own.set_ip(ports::source_ip(peer.ip()));
+            own.set_ip(state.source.unwrap_or(ports::source_ip(peer.ip())));
         }
         Ok(SocketAddress::Inet(presented(own, self.options.family)))
     }

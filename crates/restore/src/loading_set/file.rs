@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use serde::{Deserialize, Serialize};
@@ -288,11 +288,38 @@ impl LoadingSet {
         snapshot.directory().join(OUTGROWN).exists()
     }
 
-    /// Renames a file whose data was found wrong, so that the next restore does without it and a person can look at it.
-    pub(crate) fn quarantine(path: &Path) -> io::Result<()> {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".quarantined");
-        fs::rename(path, name)
+    /// Reads the whole file `name` beside `snapshot`; if it is not what was written, renames it, so that the next restore does
+    /// without it and a person can look at it. Gives whether it did. A file that isn't there is no damage.
+    ///
+    /// # Errors
+    /// When it can't be renamed.
+    pub fn set_aside_if_damaged(snapshot: &Snapshot, name: &str, layout: &GuestLayout) -> io::Result<bool> {
+        let is_sound = match Self::open(snapshot, name, layout) {
+            Ok(set) => set.check_data(),
+            Err(LoadingSetProblem::Missing) => true,
+            Err(_) => false,
+        };
+        if is_sound {
+            return Ok(false);
+        }
+        let path = snapshot.directory().join(name);
+        fs::rename(&path, path.with_extension("quarantined"))?;
+        Ok(true)
+    }
+
+    /// Compares all data with the checksums. What can't be read is damaged.
+    fn check_data(&self) -> bool {
+        let mut buffer = vec![0; CHUNK.bytes() as usize];
+        let (mut left, mut position) = (self.page_count().bytes(), self.data_offset);
+        self.checksums.iter().all(|expected| {
+            let length = CHUNK.bytes().min(left);
+            let bytes = buffer.get_mut(..length as usize).unwrap_or_default();
+            let is_right =
+                self.file.read_exact_at(bytes, position).is_ok() && crc32c::crc32c(bytes) == *expected;
+            left -= length;
+            position += length;
+            is_right
+        })
     }
 }
 

@@ -79,11 +79,21 @@ fn swapped_blocks_stop_the_guest_and_quarantine_the_file() {
         swap_blocks(&path, 10, 30);
         let (outcome, stopped) = restore_and_finish(&sample, strategy);
         match outcome.failure {
-            Some(LoadFailure::Checksum { quarantined: true, .. }) => {}
+            Some(LoadFailure::Checksum { is_recording: true, .. }) => {}
             other => panic!("{strategy}: {other:?}"),
         }
         assert_eq!(stopped, 1, "{strategy}");
-        assert!(!path.exists() && path.with_extension("quarantined").exists());
+        assert!(path.exists(), "who restores changes nothing");
+        let set_aside = || {
+            let name = LoadingSet::file_name(strategy);
+            LoadingSet::set_aside_if_damaged(&sample.snapshot, name, &sample.layout).unwrap()
+        };
+        assert!(set_aside() && !path.exists() && path.with_extension("quarantined").exists());
+        assert!(!set_aside(), "nothing is there");
+        record_and_publish(&sample, strategy);
+        assert!(!set_aside() && path.exists(), "a sound one stays, whatever is said of it");
+        swap_blocks(&path, 10, 30);
+        assert!(set_aside());
         check_falls_back(&sample, strategy);
     }
 }
@@ -98,7 +108,7 @@ fn a_damaged_memory_file_stops_the_guest_when_the_loader_reads_it() {
         sample.restore_with(RestoreStrategy::FaaSnap, |request| request.techniques = techniques).unwrap();
     wait_for_loader(&handle);
     match handle.finish(&mut timeline).failure {
-        Some(LoadFailure::Checksum { path, quarantined: false, .. }) => {
+        Some(LoadFailure::Checksum { path, is_recording: false, .. }) => {
             assert_eq!(path, sample.snapshot.memory_path());
         }
         other => panic!("{other:?}"),
@@ -131,7 +141,7 @@ fn a_file_cut_short_before_or_under_a_restore_is_found() {
             .unwrap();
     File::options().write(true).open(&path).unwrap().set_len(100 * 4096).unwrap();
     let failure = load(&sample, set, None).unwrap();
-    assert!(matches!(failure, LoadFailure::Read { quarantined: true, .. }), "{failure:?}");
+    assert!(matches!(failure, LoadFailure::Read { is_recording: true, .. }), "{failure:?}");
     check_falls_back(&sample, RestoreStrategy::FaaSnap);
 }
 

@@ -308,3 +308,32 @@ fn strategies_without_recordings_refuse_to_record() {
     let timeline = Timeline::start();
     assert!(!timeline.recorded);
 }
+
+#[test]
+fn a_recording_from_elsewhere_is_checked_before_it_is_kept() {
+    let sample = Sample::new();
+    let recording = record(&sample, RestoreStrategy::FaaSnap, exact());
+    let decode = |recording: &Recording| {
+        let bytes = postcard::to_stdvec(recording).unwrap();
+        Recording::decode(&bytes, &sample.snapshot, RestoreStrategy::FaaSnap)
+    };
+    let bytes = recording.encode().unwrap();
+    assert_eq!(Recording::decode(&bytes, &sample.snapshot, RestoreStrategy::FaaSnap), Ok(recording.clone()));
+    assert!(Recording::decode(&bytes, &sample.snapshot, RestoreStrategy::Reap).is_err());
+    assert!(
+        Recording::decode(&bytes[..bytes.len() - 1], &sample.snapshot, RestoreStrategy::FaaSnap).is_err()
+    );
+    let beyond = sample.snapshot.page_count().0;
+    let scattered: PageSet = (0..70_000).map(|page| pages::PageIndex(page * 2)).collect();
+    let wrong = [
+        Recording { snapshot: snapshot::SnapshotId([9; 16]), ..recording.clone() },
+        Recording { fresh: [range(beyond, beyond + 1)].into_iter().collect(), ..recording.clone() },
+        Recording { groups: vec![[range(0, 1 << 40)].into_iter().collect()], ..recording.clone() },
+        Recording { readahead_window: PageCount(u64::MAX), ..recording.clone() },
+        Recording { groups: vec![PageSet::new(); 5000], ..recording.clone() },
+        Recording { written: scattered, ..recording },
+    ];
+    for wrong in wrong {
+        assert!(decode(&wrong).is_err(), "{wrong:?}");
+    }
+}

@@ -60,7 +60,6 @@ fn descriptors_arrive_with_their_messages() {
             random_access: None,
             record: Record::No,
             verify: false,
-            credentials: None,
         };
         node.sender.send(&ToWorker::Restore(request), attached).unwrap();
         node.sender.send(&ToWorker::Stop, Attached::default()).unwrap();

@@ -45,6 +45,20 @@ pub enum FromWorker {
     Failed(Failure),
     /// The guest's program ended outside of an invocation.
     Exited(Exit),
+    /// Something about the snapshot that the instance was restored from. A worker can't write there; its node checks what it
+    /// says and keeps it.
+    Learned(Learned),
+}
+
+/// What a restored instance has to say about its snapshot.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Learned {
+    /// What the invocation touched, in the encoding of the crate that recorded it; sent before the worker ends.
+    Recording(ByteBuf),
+    /// The invocation needed much that the recording doesn't have: the next one is to be recorded, too.
+    Outgrown,
+    /// The recording's file is not what was written; sent before the invocation's failure.
+    Damaged,
 }
 
 /// What a restore or an invocation measured, in the encoding of the crate that measured it.

@@ -4,7 +4,7 @@ mod from_worker;
 mod to_worker;
 
 pub use from_worker::{
-    Answer, Booted, Ending, Exit, Failure, FailureKind, FromWorker, Health, LogStream, Restored,
+    Answer, Booted, Ending, Exit, Failure, FailureKind, FromWorker, Health, Learned, LogStream, Restored,
     SnapshotPoint, Snapshotted, Timeline, Usage,
 };
 pub use to_worker::{

@@ -141,8 +141,11 @@ pub struct Limits {
 pub enum NetworkPolicy {
     /// Its own loopback only.
     Loopback,
-    /// Outbound connections through the worker's network namespace.
-    Outbound,
+    /// Outbound connections through a relay.
+    Outbound {
+        /// The control socket to it.
+        relay: Descriptor,
+    },
 }
 
 /// The Runtime API of a function.
@@ -152,6 +155,8 @@ pub struct RuntimeService {
     pub snap_start: bool,
     /// What a request for credentials must carry.
     pub authorization_token: Option<String>,
+    /// The function's credentials, for those requests.
+    pub credentials: Option<Credentials>,
     /// The function's version, for the START line.
     pub version: String,
     /// What the runtime is called in the log, for the RESTORE_START line.
@@ -197,8 +202,6 @@ pub struct RestoreRequest {
     pub record: Record,
     /// Whether all of memory is compared with the snapshot, before the guest runs and after its invocation.
     pub verify: bool,
-    /// The function's credentials.
-    pub credentials: Option<Credentials>,
 }
 
 /// Whether an invocation is recorded.
