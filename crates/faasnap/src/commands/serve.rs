@@ -121,14 +121,6 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
     Ok(())
 }
 
-/// Takes all the descriptors that this process may have: workers and functions' connections need some each, and the usual limit
-/// is there for programs that wait by select(2).
-fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    // Refused, it stays as it was; a start that finds none free says so.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-}
-
 /// Functions' logs go to files of their own, which `faasnap logs` reads.
 struct Logs(FunctionLogs);
 
