@@ -7,8 +7,6 @@
 // A figure that can't be had is a reason to end.
 #![allow(clippy::unwrap_used)]
 
-use std::fs::File;
-use std::io::Read;
 use std::time::Instant;
 
 use kvm_bindings::{
@@ -79,13 +77,9 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let mut module = String::new();
-    File::open("/proc/modules").unwrap().read_to_string(&mut module).unwrap_or(0);
-    let names: Vec<&str> = module.lines().filter_map(|line| line.split(' ').next()).collect();
-    println!(
-        "modules: {}",
-        names.iter().filter(|name| name.starts_with("kvm")).copied().collect::<Vec<_>>().join(" ")
-    );
+    let modules = std::fs::read_dir("/sys/module").unwrap();
+    let names = modules.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    println!("modules: {}", names.filter(|name| name.starts_with("kvm")).collect::<Vec<_>>().join(" "));
     // SAFETY: a new private mapping at an address of the kernel's choice.
     let memory = unsafe {
         let (protection, flags) =
