@@ -56,6 +56,14 @@ fn whole_pages(start: u64, length: u64) -> Result<Range<u64>, Errno> {
     Ok(start..end)
 }
 
+/// Below which address an area goes when it may go anywhere.
+fn ceiling_for(backing: &Backing) -> u64 {
+    match backing {
+        Backing::Anonymous => layout::ANONYMOUS_TOP,
+        Backing::File { .. } => layout::MMAP_TOP,
+    }
+}
+
 impl Mm {
     /// mmap(2). Returns the address.
     ///
@@ -93,10 +101,9 @@ impl Mm {
                 match wanted.filter(|wanted| hint >= layout::LOWEST && space.areas.is_free(wanted.clone())) {
                     Some(wanted) => wanted,
                     None => {
-                        let start = space
-                            .areas
-                            .find_gap(length, layout::LOWEST, layout::MMAP_TOP)
-                            .ok_or(Errno::NOMEM)?;
+                        let ceiling = ceiling_for(&request.backing);
+                        let start =
+                            space.areas.find_gap(length, layout::LOWEST, ceiling).ok_or(Errno::NOMEM)?;
                         start..start + length
                     }
                 }
@@ -236,7 +243,10 @@ impl Mm {
                 self.remove_areas(&mut space, new)?;
                 start
             }
-            None => space.areas.find_gap(new_length, layout::LOWEST, layout::MMAP_TOP).ok_or(Errno::NOMEM)?,
+            None => {
+                let ceiling = ceiling_for(&area.backing);
+                space.areas.find_gap(new_length, layout::LOWEST, ceiling).ok_or(Errno::NOMEM)?
+            }
         };
         let moved = old_length.min(new_length);
         let target = Vma {

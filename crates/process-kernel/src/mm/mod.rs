@@ -48,8 +48,11 @@ pub mod layout {
     pub const USER_END: u64 = 0x7f7f_ffff_f000;
     /// Top of the main thread's stack.
     pub const STACK_TOP: u64 = 0x7f7f_ffff_0000;
-    /// mmap areas are placed below this, downwards: room for a stack of 1 GiB and a guard gap.
+    /// mmap areas of files are placed below this, downwards: room for a stack of 1 GiB and a guard gap.
     pub const MMAP_TOP: u64 = 0x7f7f_b000_0000;
+    /// Anonymous ones are placed below this: apart from files, so that what is written and what is only read seldom share a
+    /// block of 2 MiB (docs/restore.md).
+    pub const ANONYMOUS_TOP: u64 = 0x7f7e_8000_0000;
     /// Position-independent programs are loaded from here.
     pub const PROGRAM_BASE: u64 = 0x5555_5555_4000;
     /// Program interpreters (the dynamic loader) are loaded from here.

@@ -105,7 +105,8 @@ impl Vma {
 #[derive(Default)]
 pub struct VmaMap {
     areas: BTreeMap<u64, Vma>,
-    searched: Option<Searched>,
+    /// One for each ceiling.
+    searched: Vec<Searched>,
 }
 
 /// What the last search for a gap found out, so that the next one need not walk over the same areas: the address space fills
@@ -143,9 +144,7 @@ impl VmaMap {
 
     /// Takes the parts of areas inside `range` out and returns them.
     pub fn remove(&mut self, range: Range<u64>) -> Vec<Vma> {
-        if self.searched.is_some_and(|known| range.end > known.full_above) {
-            self.searched = None;
-        }
+        self.searched.retain(|known| range.end <= known.full_above);
         let keys: Vec<u64> = self.overlapping(range.clone()).map(|area| area.start).collect();
         let mut removed = Vec::with_capacity(keys.len());
         for key in keys {
@@ -213,7 +212,7 @@ impl VmaMap {
 
     /// The highest free gap of `length` bytes below `ceiling` and not below `floor`.
     pub fn find_gap(&mut self, length: u64, floor: u64, ceiling: u64) -> Option<u64> {
-        let known = self.searched.filter(|known| known.ceiling == ceiling && known.length <= length);
+        let known = self.searched.iter().find(|known| known.ceiling == ceiling && known.length <= length);
         let mut top = known.map_or(ceiling, |known| known.full_above);
         for (_, area) in self.areas.range(..top).rev() {
             if area.end <= top && top - area.end >= length {
@@ -221,7 +220,8 @@ impl VmaMap {
             }
             top = top.min(area.start);
         }
-        self.searched = Some(Searched { ceiling, length, full_above: top });
+        self.searched.retain(|known| known.ceiling != ceiling);
+        self.searched.push(Searched { ceiling, length, full_above: top });
         let start = top.checked_sub(length)?;
         (start >= floor).then_some(start & !(PAGE_SIZE - 1))
     }
