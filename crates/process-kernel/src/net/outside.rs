@@ -260,6 +260,13 @@ impl OutsideDatagrams {
         }
     }
 
+    /// Bytes of the first datagram that can be received; 0 when there is none. glibc's resolver makes room by it.
+    pub fn first_len(&self) -> usize {
+        let mut frame = vec![0; ADDRESS + PIECE];
+        let length = receive(&self.fd, &mut [IoSliceMut::new(&mut frame)], true).unwrap_or(0);
+        length.saturating_sub(ADDRESS)
+    }
+
     /// Whether something can be received.
     pub fn has_message(&self) -> bool {
         ready(&self.fd).intersects(Readiness::IN | Readiness::ERR)

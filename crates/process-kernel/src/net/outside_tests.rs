@@ -109,7 +109,9 @@ fn datagrams_are_asked_and_answered() {
     let (length, from) = server.recv_from(&mut bytes).unwrap();
     assert_eq!(&bytes[..length], b"question");
     server.send_to(b"answer", from).unwrap();
-    let (bytes, incoming) = wait(&*socket, || receive_all(&*socket, 100, false)).unwrap();
+    wait(&*socket, || receive_all(&*socket, 100, true)).unwrap();
+    assert_eq!(socket.readable_bytes(), 6, "as FIONREAD tells");
+    let (bytes, incoming) = receive_all(&*socket, 100, false).unwrap();
     assert_eq!((bytes, incoming.from), (b"answer".to_vec(), Some(at(SERVER))));
 }
 

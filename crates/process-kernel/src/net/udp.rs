@@ -318,7 +318,10 @@ impl Socket for UdpSocket {
     }
 
     fn readable_bytes(&self) -> usize {
-        self.mailbox.first_len()
+        match self.mailbox.first_len() {
+            0 => self.opened_outside().map_or(0, |outside| outside.first_len()),
+            length => length,
+        }
     }
 
     fn option_changed(&self, level: i32, name: i32, _: i32) {
