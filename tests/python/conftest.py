@@ -16,7 +16,7 @@ import pytest
 from model import Checker
 
 ROLE = "arn:aws:iam::000000000000:role/r"
-RUNTIMES = ("python3.11", "provided.al2023")
+RUNTIMES = ("python3.11", "provided.al2023", "nodejs")
 
 
 def archive(files, modes=None):

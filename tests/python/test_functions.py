@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 import urllib.error
 import urllib.request
 
@@ -173,3 +174,17 @@ def test_permissions_are_kept(client, create):
     assert '"Service":"s3.amazonaws.com"' in client.get_policy(FunctionName="permitted")["Policy"]
     client.remove_permission(FunctionName="permitted", StatementId="s")
     assert refused(client.get_policy, FunctionName="permitted")[0] == "ResourceNotFoundException"
+
+
+def test_runtimes_have_awss_names(client, create):
+    """Debian's Node.js is of one version: what AWS calls it is taken and shown, another version is refused."""
+    code = archive({"index.js": "exports.handler = async (event) => ({ version: process.versions.node, event });\n"})
+    answer = create("script", code, Runtime="nodejs18.x", Handler="index.handler")
+    assert answer["Runtime"] == "nodejs18.x"
+    result = json.load(client.invoke(FunctionName="script", Payload=b"1")["Payload"])
+    assert result["event"] == 1 and result["version"].startswith("18.")
+    assert client.get_function_configuration(FunctionName="script")["Runtime"] == "nodejs18.x"
+    for runtime in ("nodejs20.x", "python3.99", "java21"):
+        code, text, status = refused(client.update_function_configuration, FunctionName="script", Runtime=runtime)
+        assert (code, status) == ("InvalidParameterValueException", 400)
+        assert "nodejs18.x" in text and "python3.11" in text, "it says which there are"

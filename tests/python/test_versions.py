@@ -1,9 +1,12 @@
 """Versions, their snapshots, aliases."""
 
 import json
+import os
+import signal
 import time
 
-from conftest import HELLO, python
+from conftest import HELLO, ROLE, Node, python
+from soak import children
 from test_functions import ARN, QUICK, refused
 
 
@@ -89,3 +92,41 @@ def test_aliases_lead_to_versions(client, create):
     assert client.get_function(FunctionName="aliased", Qualifier="live")["Configuration"]["Version"] == "1"
     client.delete_alias(FunctionName="aliased", Name="live")
     assert refused(client.invoke, FunctionName="aliased:live")[2] == 404
+
+
+SLOW_START = python("import time\ntime.sleep(2)\ndef handler(event, context):\n    return 'started'\n")
+
+
+def pending(node, client, name):
+    """A version whose snapshot is being made at this moment."""
+    client.create_function(FunctionName=name, Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": SLOW_START}, MemorySize=256, SnapStart={"ApplyOn": "PublishedVersions"})
+    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig=QUICK)
+    assert client.publish_version(FunctionName=name)["State"] == "Pending"
+
+
+def becomes_active(node, client, name):
+    client.get_waiter("published_version_active").wait(FunctionName=name, Qualifier="1", WaiterConfig=QUICK)
+    assert client.invoke(FunctionName=name, Qualifier="1")["Payload"].read() == b'"started"'
+    assert len(json.loads(node.faasnap("snapshot", "list", name, "--json"))) == 1
+    assert list((node.home / "staging").glob("*")) == []
+
+
+def test_a_snapshot_survives_the_end_of_the_node_and_of_its_worker(tmp_path):
+    node = Node(tmp_path)
+    client = node.client()
+    pending(node, client, "stopped")
+    assert node.stop() == 0, (node.home / "serve.log").read_text()
+    node.start()
+    client = node.client()
+    becomes_active(node, client, "stopped")
+    pending(node, client, "killed")
+    node.kill()
+    node.start()
+    client = node.client()
+    becomes_active(node, client, "killed")
+    pending(node, client, "unlucky")
+    time.sleep(1)
+    for worker in children(node):
+        os.kill(worker, signal.SIGKILL)
+    becomes_active(node, client, "unlucky")
+    assert node.stop() == 0

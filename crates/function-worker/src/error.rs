@@ -23,7 +23,7 @@ pub enum WorkerError {
     #[error("the instance failed: {}", .0.message)]
     Failed(Failure),
     /// It ended instead of answering.
-    #[error("the worker ended without an answer (a defect): {status}")]
+    #[error("the worker ended without an answer: {status}")]
     Ended {
         /// How the process ended.
         status: String,

@@ -75,4 +75,8 @@ impl Key {
     pub(crate) fn version(&self) -> &str {
         &self.0.version
     }
+
+    pub(crate) fn revision(&self) -> TreeDigest {
+        self.0.revision
+    }
 }

@@ -17,6 +17,7 @@ mod call;
 mod connection;
 mod deployed;
 mod fleet;
+mod histories;
 mod instance;
 mod log;
 pub mod policy;

@@ -14,8 +14,10 @@ use crate::admission::Admission;
 use crate::call::{Call, Refused, Reply, SnapshotFailed, StreamingReply, Throttle};
 use crate::deployed::{Deployed, Key};
 use crate::fleet::{Action, Census, Fleet, InstanceId, NoInstance};
+use crate::histories;
 use crate::instance::{self, AnswerTo, Job};
 use crate::log::{InstanceLog, LogReceiver};
+use crate::policy::Keep;
 use crate::recordings::Recordings;
 use crate::settings::PoolSettings;
 use crate::spares::Spares;
@@ -23,6 +25,10 @@ use crate::start::{self, NotBorn};
 
 /// Longest time between two looks at what has become due.
 const HOUSE_KEEPING: Duration = Duration::from_secs(1);
+/// Workers that may be lost over a snapshot, until it counts as failed.
+const SNAPSHOT_ATTEMPTS: u8 = 3;
+/// Time until the next attempt: what killed the one worker may be about to kill others.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Instances of functions. A handle; clones mean the same pool.
 #[derive(Clone)]
@@ -106,12 +112,10 @@ impl std::fmt::Debug for Pool {
 impl Pool {
     /// A pool without instances. To be called, like everything else here, within a tokio runtime.
     pub fn start(settings: PoolSettings, store: Store, log: Arc<dyn LogReceiver>) -> Self {
-        let state = State {
-            fleet: Fleet::new(settings.policy.clone(), settings.concurrency),
-            instances: HashMap::new(),
-            deployed: HashMap::new(),
-            shutting_down: false,
-        };
+        let mut fleet = Fleet::new(settings.policy.clone(), settings.concurrency);
+        fleet.remember(histories::load(&store, &settings.policy));
+        let state =
+            State { fleet, instances: HashMap::new(), deployed: HashMap::new(), shutting_down: false };
         let spares = Arc::new(Spares::new(settings.worker_program.clone(), settings.spare_workers));
         tokio::spawn(spares.clone().keep());
         let core = Arc::new(Core {
@@ -202,6 +206,9 @@ impl Pool {
     /// Takes no more calls, waits until the running ones have ended, and ends all instances.
     pub async fn shut_down(&self) {
         self.0.state.lock().shutting_down = true;
+        let core = self.0.clone();
+        // A runtime that ends does without.
+        let _ = start::blocking(move || core.keep_histories()).await;
         self.0.change(|state, _| state.fleet.retire(|_| true));
         while Arc::strong_count(&self.0.alive) > 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -344,11 +351,26 @@ impl Core {
         }
     }
 
-    /// Removes snapshots that nobody uses or that there is no room for.
+    /// Keeps what was learnt for the next pool of this home.
+    fn keep_histories(&self) {
+        if !matches!(self.settings.policy.keep, Keep::Histogram(_)) {
+            return;
+        }
+        let records = histories::records(self.state.lock().fleet.histories());
+        if let Err(error) = self.store.keep_idle_times(&records) {
+            tracing::warn!(error = start::chain(&error), "idle times can't be kept");
+        }
+    }
+
+    /// Removes snapshots that nobody uses or that there is no room for, and keeps what was learnt.
     async fn keep_disk(self: Arc<Self>) {
         while !self.state.lock().shutting_down {
             let core = self.clone();
-            match start::blocking(move || core.store.retain(&core.settings.retention)).await {
+            let look = move || {
+                core.keep_histories();
+                core.store.retain(&core.settings.retention)
+            };
+            match start::blocking(look).await {
                 Ok(Ok(retained)) => {
                     for (function, snapshot) in &retained.removed {
                         tracing::info!(%function, %snapshot, "a snapshot was removed: unused, or no room for it");
@@ -395,7 +417,14 @@ impl Core {
 
     async fn snapshot(self: &Arc<Self>, deployed: &Arc<Deployed>) -> Result<SnapshotEntry, SnapshotFailed> {
         let log = InstanceLog::new(self.log.clone(), deployed.clone());
-        let taken = start::snapshot(self, deployed, &log).await;
+        let mut taken = start::snapshot(self, deployed, &log).await;
+        for _ in 1..SNAPSHOT_ATTEMPTS {
+            // Its worker may have been killed: neither the function nor the next worker can help that.
+            let Err(SnapshotFailed::NotStarted { reason }) = &taken else { break };
+            tracing::warn!(function = %deployed.name(), reason, "a snapshot is tried again");
+            tokio::time::sleep(SNAPSHOT_PAUSE).await;
+            taken = start::snapshot(self, deployed, &log).await;
+        }
         log.end();
         let entry = taken?;
         count(&self.counters.snapshots);

@@ -124,7 +124,8 @@ async fn restore(
     match connection.hear_within(RESTORE_LIMIT + GRACE).await? {
         Heard::Restored(restored) => {
             for warning in &restored.warnings {
-                tracing::warn!(function = %deployed.name(), warning, "a restore");
+                // That nothing is recorded yet is so at every first restore.
+                tracing::debug!(function = %deployed.name(), warning, "a restore");
             }
             Ok((connection, Start::Restored { duration: restored.duration, hooks: restored.hooks }))
         }
@@ -316,7 +317,7 @@ fn unexpected(heard: Heard) -> NotBorn {
     let reason = match heard {
         Heard::Failed(failure) => failure.message,
         Heard::ProgramEnded(exit) => format!("the function's program ended while it waited: {exit:?}"),
-        Heard::Ended => "the worker ended without an answer (a defect)".to_owned(),
+        Heard::Ended => "the worker ended without an answer".to_owned(),
         _ => "the worker answered out of turn (a defect)".to_owned(),
     };
     NotBorn::Refused(Refused::NotStarted { reason })

@@ -42,6 +42,7 @@ fn main() {
         test("a_snapshot_of_no_use_is_removed_and_the_function_boots", damaged),
         test("a_failing_restore_hook_is_a_refusal", hook_fails),
         test("an_instance_that_must_not_go_on_is_ended", discards),
+        test("what_was_learnt_of_idle_times_is_there_in_the_next_pool", remembers),
         test("retired_versions_end_and_shutting_down_waits_for_what_runs", ends),
     ];
     libtest_mimic::run(&Arguments::from_args(), tests).exit();
@@ -275,6 +276,25 @@ fn damaged() {
         let reply = world.invoke(&function, "answer").await.unwrap();
         assert!(matches!(reply.start, Start::Booted { .. }), "{reply:?}");
         assert!(world.store.open_snapshot(function.name(), &entry.id).is_err());
+    });
+}
+
+fn remembers() {
+    let keep = Keep::Histogram(instance_pool::policy::HistogramSettings::default());
+    let settings = PoolSettings { policy: Policy { keep, budget: None }, ..settings() };
+    block_on(async {
+        let world = World::new(settings.clone());
+        let function = world.function("f", "good");
+        for _ in 0..3 {
+            world.invoke(&function, "answer").await.unwrap();
+        }
+        world.pool.shut_down().await;
+        let kept = world.store.kept_idle_times().unwrap();
+        assert_eq!(kept.len(), 1);
+        assert_eq!((kept[0].function.as_str(), kept[0].bins.as_slice()), ("f", [(0, 2)].as_slice()));
+        let next = instance_pool::Pool::start(settings, world.store.clone(), Arc::new(()));
+        next.shut_down().await;
+        assert_eq!(world.store.kept_idle_times().unwrap(), kept);
     });
 }
 

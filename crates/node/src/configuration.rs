@@ -31,7 +31,10 @@ impl Node {
                 None => self.account.function(name),
                 Some(qualifier) => self.account.qualified(name, qualifier),
             },
-            runtime: config.runtime.to_string(),
+            runtime: match &function.settings.runtime_as_asked {
+                Some(asked) => asked.clone(),
+                None => config.runtime.to_string(),
+            },
             role: settings.role.clone(),
             handler: config.handler.to_string(),
             code_size: function.package.bytes,

@@ -6,7 +6,7 @@ use registry::{
     MemoryMegabytes, RuntimeName, Settings, SnapStart, TimeoutSeconds, TmpMegabytes,
 };
 use serde_json::Value;
-use store::NewLayer;
+use store::{NewLayer, Runtime, RuntimeOrigin};
 
 use crate::answer::Failed;
 use crate::node::Node;
@@ -16,7 +16,7 @@ const ROLE_PATTERN: &str = r"arn:(aws[a-zA-Z-]*)?:iam::\d{12}:role/?[a-zA-Z_0-9+
 /// Settings that were given, checked. `None` leaves what there is.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Checked {
-    runtime: Option<RuntimeName>,
+    runtime: Option<AskedRuntime>,
     handler: Option<Handler>,
     memory: Option<MemoryMegabytes>,
     timeout: Option<TimeoutSeconds>,
@@ -33,6 +33,22 @@ pub(crate) struct Checked {
     pub layers: Option<Vec<NewLayer>>,
 }
 
+/// A runtime of the home.
+#[derive(Clone, PartialEq, Debug)]
+struct AskedRuntime {
+    name: RuntimeName,
+    /// AWS's name of it, when that one was given.
+    asked: Option<String>,
+}
+
+/// AWS's name of a runtime that is called otherwise here: Debian's Node.js has one version, AWS's names have it in them.
+fn aws_name(runtime: &Runtime) -> Option<String> {
+    let RuntimeOrigin::Built { recipe, debian, .. } = &runtime.origin else { return None };
+    let package = debian.iter().find(|package| recipe == "nodejs" && package.name == "nodejs")?;
+    let major: u32 = package.version.split('.').next()?.parse().ok()?;
+    Some(format!("nodejs{major}.x"))
+}
+
 impl Checked {
     /// A new function's configuration: what is not given has AWS's default.
     pub fn new_function(&self) -> Result<(FunctionConfig, Settings), LambdaError> {
@@ -42,7 +58,7 @@ impl Checked {
             )
         };
         let mut config = FunctionConfig {
-            runtime: self.runtime.clone().ok_or_else(mandatory)?,
+            runtime: self.runtime.clone().ok_or_else(mandatory)?.name,
             handler: self.handler.clone().ok_or_else(mandatory)?,
             memory: MemoryMegabytes::DEFAULT,
             timeout: TimeoutSeconds::DEFAULT,
@@ -66,7 +82,10 @@ impl Checked {
                 *place = value.clone();
             }
         }
-        set(&mut config.runtime, &self.runtime);
+        if let Some(AskedRuntime { name, asked }) = &self.runtime {
+            config.runtime = name.clone();
+            settings.runtime_as_asked = asked.clone();
+        }
         set(&mut config.handler, &self.handler);
         set(&mut config.memory, &self.memory);
         set(&mut config.timeout, &self.timeout);
@@ -147,21 +166,24 @@ impl Node {
         })
     }
 
-    /// A runtime that is in the home, by AWS's name of it.
-    fn runtime(&self, name: &str) -> Result<RuntimeName, Failed> {
-        let known: Vec<String> = self
-            .store
-            .list_runtimes()?
-            .into_iter()
-            .filter_map(|(name, record)| record.ok().map(|_| name.to_string()))
-            .collect();
-        if let Some(runtime) = known.iter().find(|known| *known == name).and_then(|name| name.parse().ok()) {
-            return Ok(runtime);
+    /// A runtime that is in the home, by its own name or AWS's.
+    fn runtime(&self, given: &str) -> Result<AskedRuntime, Failed> {
+        let listed = self.store.list_runtimes()?;
+        let known: Vec<_> =
+            listed.into_iter().filter_map(|(name, record)| Some((name, aws_name(&record.ok()?)))).collect();
+        if let Some((name, _)) = known.iter().find(|(name, _)| name.as_str() == given) {
+            return Ok(AskedRuntime { name: name.clone(), asked: None });
         }
-        let shown: String = name.chars().take(80).collect();
+        if let Some((name, asked)) = known.iter().find(|(_, aws)| aws.as_deref() == Some(given)) {
+            return Ok(AskedRuntime { name: name.clone(), asked: asked.clone() });
+        }
+        let shown: String = given.chars().take(80).collect();
+        let all: Vec<String> =
+            known.into_iter().flat_map(|(name, aws)| std::iter::once(name.to_string()).chain(aws)).collect();
         let message = format!(
-            "Value {shown} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN",
-            known.join(", ")
+            "Value {shown} at 'runtime' failed to satisfy constraint: Member must satisfy enum value set: [{}] or be a valid ARN \
+             (`faasnap runtime build` makes more)",
+            all.join(", ")
         );
         Err(LambdaError::invalid(message).into())
     }

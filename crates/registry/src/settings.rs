@@ -42,4 +42,6 @@ pub struct Settings {
     pub logging: Logging,
     /// Where events go that failed for good: the ARN of a function.
     pub dead_letter: Option<String>,
+    /// AWS's name of the runtime, when the function was given that one and not the runtime's own.
+    pub runtime_as_asked: Option<String>,
 }

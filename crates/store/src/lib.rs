@@ -35,6 +35,7 @@ mod collect;
 mod error;
 mod functions;
 mod home;
+mod idle_times;
 mod images;
 mod kernels;
 mod layers;
@@ -53,6 +54,7 @@ pub use functions::{
     NETWORK_NONE, NETWORK_OUTBOUND, NETWORK_TAG, NewCode, NewFunction, NewLayer, OpenFunction, WhenPresent,
 };
 pub use home::{HOME_VARIABLE, Listing, Store, default_home};
+pub use idle_times::IdleTimes;
 pub use images::{KernelSource, LinuxFiles};
 pub use kernels::{Kernel, KernelModule, KernelOrigin, NewKernel, OpenKernel};
 pub use layers::NewLayerVersion;

@@ -44,8 +44,8 @@ pub(super) enum Ahead {
 }
 
 impl<J> Group<J> {
-    /// A group whose instances may use `limit` bytes.
-    pub fn new(limit: u64) -> Self {
+    /// A group whose instances may use `limit` bytes, and what is known of its idle times.
+    pub fn new(limit: u64, history: IdleHistogram) -> Self {
         Self {
             queue: VecDeque::new(),
             idle: Vec::new(),
@@ -53,7 +53,7 @@ impl<J> Group<J> {
             busy: 0,
             retired: false,
             bytes: limit.min(FIRST_GUESS) + WORKER,
-            history: IdleHistogram::default(),
+            history,
             idle_since: None,
             ahead: Ahead::No,
         }

@@ -23,7 +23,7 @@ use store::FunctionName;
 
 use crate::call::Throttle;
 use crate::deployed::Key;
-use crate::policy::{Candidate, Policy, Windows, least_recently_used};
+use crate::policy::{Candidate, IdleHistogram, Policy, Windows, least_recently_used};
 use concurrency::Concurrency;
 use group::{Ahead, Group};
 
@@ -105,6 +105,8 @@ pub(crate) struct Fleet<J> {
     starting_bytes: u64,
     /// Idle instances that were ended to make room.
     evicted: u64,
+    /// What an earlier pool has learnt of versions that were not called yet.
+    remembered: HashMap<Key, IdleHistogram>,
     /// Versions that have come to have nothing left, neither an instance nor a job nor a plan.
     emptied: Vec<Key>,
 }
@@ -120,8 +122,20 @@ impl<J> Fleet<J> {
             bytes: 0,
             starting_bytes: 0,
             evicted: 0,
+            remembered: HashMap::new(),
             emptied: Vec::new(),
         }
+    }
+
+    /// Takes over what an earlier pool has learnt.
+    pub fn remember(&mut self, histories: impl IntoIterator<Item = (Key, IdleHistogram)>) {
+        self.remembered.extend(histories);
+    }
+
+    /// What is known of versions' idle times.
+    pub fn histories(&self) -> impl Iterator<Item = (&Key, &IdleHistogram)> {
+        let called = self.groups.iter().map(|(key, group)| (key, &group.history));
+        called.chain(&self.remembered).filter(|(_, history)| !history.is_empty())
     }
 
     /// A job has come for a version that may use `limit` bytes.
@@ -137,7 +151,8 @@ impl<J> Fleet<J> {
             return Err((job, throttle));
         }
         if !self.groups.contains_key(key) {
-            self.groups.insert(key.clone(), Group::new(limit));
+            let history = self.remembered.remove(key).unwrap_or_default();
+            self.groups.insert(key.clone(), Group::new(limit, history));
         }
         let Some(group) = self.groups.get_mut(key) else { return Ok(Vec::new()) };
         if let Some(instance) = group.idle.pop() {
@@ -290,6 +305,7 @@ impl<J> Fleet<J> {
 
     /// No more work is expected for the versions that `matches` says: idle instances end now, busy ones with their job.
     pub fn retire(&mut self, matches: impl Fn(&Key) -> bool) -> Vec<Action<J>> {
+        self.remembered.retain(|key, _| !matches(key));
         let (mut idle, mut keys) = (Vec::new(), Vec::new());
         for (key, group) in self.groups.iter_mut().filter(|(key, _)| matches(key)) {
             group.retired = true;

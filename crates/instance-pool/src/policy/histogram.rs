@@ -64,6 +64,29 @@ impl IdleHistogram {
         }
     }
 
+    /// The histogram as it is kept: the bins that are not empty, by number, and what was out of bounds.
+    pub fn parts(&self) -> (Vec<(u32, u32)>, u32) {
+        let counted = (0_u32..).zip(self.bins.iter().copied()).filter(|(_, count)| *count > 0);
+        (counted.collect(), self.out_of_bounds)
+    }
+
+    /// The histogram of such parts. Bins that `settings` do not have are left out.
+    pub fn from_parts(settings: &HistogramSettings, bins: &[(u32, u32)], out_of_bounds: u32) -> Self {
+        let mut histogram = Self { bins: vec![0; settings.bins], out_of_bounds };
+        for (bin, count) in bins {
+            let place = usize::try_from(*bin).ok().and_then(|bin| histogram.bins.get_mut(bin));
+            if let Some(place) = place {
+                *place = *count;
+            }
+        }
+        histogram
+    }
+
+    /// Whether nothing was observed.
+    pub fn is_empty(&self) -> bool {
+        self.out_of_bounds == 0 && self.bins.iter().all(|count| *count == 0)
+    }
+
     /// What these idle times advise.
     pub fn windows(&self, settings: &HistogramSettings) -> Windows {
         if !self.is_telling(settings) {
@@ -168,5 +191,19 @@ mod tests {
                 prop_assert!(share >= 0.94, "{share} of {minutes:?} in {windows:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_histogram_comes_back_from_its_parts() {
+        let settings = HistogramSettings::default();
+        let mut histogram = IdleHistogram::default();
+        assert!(histogram.is_empty());
+        for minutes in [1, 1, 30, 1000] {
+            histogram.observe(&settings, minutes * MINUTE);
+        }
+        let (bins, out_of_bounds) = histogram.parts();
+        assert_eq!((bins.as_slice(), out_of_bounds), ([(1, 2), (30, 1)].as_slice(), 1));
+        assert_eq!(IdleHistogram::from_parts(&settings, &bins, out_of_bounds), histogram);
+        assert!(IdleHistogram::from_parts(&settings, &[(u32::MAX, 1)], 0).is_empty());
     }
 }
