@@ -1,10 +1,11 @@
 //! What a restored instance came from: how its memory is brought back, and what becomes of that when it ends.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use guest_memory::GuestMemory;
 use pages::{PageRange, PageSet};
+use parking_lot::Mutex;
 use restore::{
     GuestLayout, LoadingSetProblem, Record, RestoreError, RestoreHandle, RestoreRequest, RestoreStrategy,
     RestoreWarning, Techniques, Timeline, Verified,
@@ -32,18 +33,30 @@ type Fail = Box<dyn Fn(String) + Send + Sync>;
 
 /// Who is ended when memory can't be brought back: known only when the guest has been made again.
 #[derive(Clone, Default)]
-pub(crate) struct Victim(Arc<OnceLock<Fail>>);
+pub(crate) struct Victim(Arc<Mutex<Known>>);
+
+/// What is known of both: whichever comes first waits for the other.
+#[derive(Default)]
+struct Known {
+    fail: Option<Fail>,
+    failure: Option<String>,
+}
 
 impl Victim {
-    /// Says how the guest is ended.
+    /// Says how the guest is ended. It is at once, when memory has failed already.
     pub fn is(&self, fail: impl Fn(String) + Send + Sync + 'static) {
-        // Set once by each restore.
-        let _ = self.0.set(Box::new(fail));
+        let mut known = self.0.lock();
+        match known.failure.take() {
+            Some(reason) => fail(reason),
+            None => known.fail = Some(Box::new(fail)),
+        }
     }
 
     fn fail(&self, reason: String) {
-        if let Some(fail) = self.0.get() {
-            fail(reason);
+        let mut known = self.0.lock();
+        match &known.fail {
+            Some(fail) => fail(reason),
+            None => known.failure = Some(reason),
         }
     }
 }
@@ -171,5 +184,25 @@ impl Restored {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_comes_before_its_victim_is_not_lost() {
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let listener = || {
+            let heard = heard.clone();
+            move |reason| heard.lock().push(reason)
+        };
+        let (early, late) = (Victim::default(), Victim::default());
+        early.fail("early".to_owned());
+        early.is(listener());
+        late.is(listener());
+        late.fail("late".to_owned());
+        assert_eq!(*heard.lock(), ["early", "late"]);
     }
 }
