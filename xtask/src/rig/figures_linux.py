@@ -54,7 +54,7 @@ for name, payload in FUNCTIONS.items():
     warm = json.loads(run("invoke", name, "--payload", payload, "--strategy", "warm", "--json"))
     warm = max(phase["end_ns"] for phase in warm["timeline"]["phases"]) / 1e6
     times = {"warm": warm}
-    for strategy in ["on-demand", "reap", "faasnap"]:
+    for strategy in ["on-demand", "faasnap"]:
         times[f"{strategy}, cold disk"] = answer(name, payload, strategy, False)
     for strategy in ["on-demand", "cached", "eager", "faasnap"]:
         times[strategy] = answer(name, payload, strategy, True)

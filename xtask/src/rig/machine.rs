@@ -15,8 +15,8 @@ use crate::process::command;
 /// Modules of the emulated host: its disk, hardware KVM, network namespaces' devices.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "kvm-amd", "tun"];
 
-/// What the second disk gives at most: reads of 100 us and 1.6 GB/s, each fifty times slower.
-const SLOW: &str = "throttling.iops-read=200,throttling.bps-read=33554432";
+/// What the second disk gives at most. Slower ones make restores pass the time that they may take by the clock.
+const SLOW: &str = "throttling.iops-read=1000,throttling.bps-read=67108864";
 
 /// Memory of the emulated host.
 const MEMORY: &str = "3072";
