@@ -152,7 +152,7 @@ fn a_restored_worker_holds_nothing_of_another_function_and_ends_with_its_node() 
     let environment = fs::read(worker.join("environ")).unwrap();
     assert!(environment.is_empty() || environment.starts_with(b"RUST_BACKTRACE="), "{environment:?}");
     for table in ["net/tcp", "net/tcp6", "net/udp", "net/unix", "net/route"] {
-        assert_eq!(lines(&worker, table).len(), 1, "{table} has a heading and nothing else");
+        assert!(lines(&worker, table).len() <= 1, "{table} has at most a heading");
     }
     let mounts = lines(&worker, "mountinfo");
     assert_eq!(mounts.len(), 2, "its root and its own /proc/self: {mounts:?}");
