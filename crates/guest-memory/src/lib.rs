@@ -5,7 +5,8 @@
 //!
 //! Architecture invariants: no Rust reference into guest memory ever exists, so replacing, cutting short or protecting a
 //! mapping can never break Rust's rules; every copy goes through a system call that reports a bad page as an error
-//! instead of killing the process (but see [`MemoryView`], for crates that want ordinary loads and stores). This crate knows nothing of KVM, snapshots or system calls.
+//! instead of killing the process (but see [`MemoryView`], for crates that want ordinary loads and stores, and
+//! [`GuestMemory::write_ready`], for memory that no guest can touch yet). This crate knows nothing of KVM, snapshots or system calls.
 
 mod copy;
 mod counters;

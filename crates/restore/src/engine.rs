@@ -295,7 +295,9 @@ fn loaded(
     let mut job = LoaderJob::new(Arc::clone(memory), set, &layout, stored, techniques);
     job.placed = placement.pages.clone();
     job.on_failure = request.on_failure.clone();
-    if !from_file {
+    // What has its place needs no mapping, so the compact file costs nothing that the memory file doesn't.
+    let wholly_placed = loading_set.difference(&placement.pages).is_empty();
+    if !from_file && !wholly_placed {
         job.memory_file = Some((reopened(request.snapshot)?, request.snapshot.memory_path()));
     }
     // The disk works while the mappings are made.
@@ -304,8 +306,10 @@ fn loaded(
         let start_ns = timeline.now_ns();
         let place = || {
             jail::narrow(jail::Role::Loader);
+            placement.ask(request.snapshot);
+            let loaded_bytes = job.place().map_err(RestoreError::Load)?;
             placement.fill(memory, request.snapshot, request.guest_files)?;
-            job.place().map_err(RestoreError::Load)
+            Ok::<u64, RestoreError>(loaded_bytes)
         };
         let placing = match placement.pages.is_empty() {
             true => None,

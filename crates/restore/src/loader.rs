@@ -345,7 +345,8 @@ fn put(job: &LoaderJob, chunk: &[Piece], buffer: &[u8]) -> Result<(), LoadFailur
         for run in job.placed.within(piece.range) {
             let from = at + (run.start.0 - piece.range.start.0) as usize * PAGE_SIZE as usize;
             let bytes = buffer.get(from..from + run.count.bytes() as usize).unwrap_or_default();
-            let written = job.memory.write(run.start.address(), bytes);
+            // The pages are ready and no guest runs yet: `LoaderJob::place`.
+            let written = job.memory.write_ready(run.start.address(), bytes);
             written.map_err(|source| LoadFailure::NotWritable { range: run, source })?;
         }
         at += piece.range.count.bytes() as usize;

@@ -5,10 +5,12 @@
 //! is read into it; everything else is mapped as usual. All of it is in place before the guest runs, since nothing may
 //! arrive late in plain memory.
 
+use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 
 use guest_memory::GuestMemory;
 use pages::{PAGE_SIZE, PageRange, PageSet};
+use rustix::fs::{Advice, fadvise};
 use snapshot::Snapshot;
 
 use crate::error::RestoreError;
@@ -80,6 +82,17 @@ impl Placement {
             placement.pages = placement.pages.union(&pages);
         }
         placement
+    }
+
+    /// Asks for what [`Self::fill`] reads of the memory file, without waiting for it.
+    pub fn ask(&self, snapshot: &Snapshot) {
+        let file = snapshot.memory_file();
+        // Hints. Without the first, each of the small reads would bring in the device's whole window around it.
+        let _ = fadvise(file, 0, None, Advice::Random);
+        for run in self.stored.runs() {
+            let _ =
+                fadvise(file, run.start.address().0, NonZeroU64::new(run.count.bytes()), Advice::WillNeed);
+        }
     }
 
     /// Reads everything but the loading set.

@@ -125,7 +125,9 @@ fn missing_things_say_what_to_do() {
     assert_eq!(snapshot.section_version(VCPUS, 8).unwrap_err().kind(), ErrorKind::UnsupportedVersion);
     assert_eq!(Snapshot::open(&parent.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
     fs::remove_file(path.join("memory")).unwrap();
-    assert_eq!(Snapshot::open(&path).unwrap_err().kind(), ErrorKind::NotFound);
+    let lost = Snapshot::open(&path).unwrap_err();
+    assert_eq!(lost.kind(), ErrorKind::Corrupt);
+    assert!(lost.to_string().contains("memory"), "{lost}");
 }
 
 #[test]
