@@ -9,14 +9,12 @@ use std::path::{Path, PathBuf};
 
 use jail::Passage;
 use restore::{GuestLayout, LoadingSet, LoadingSetRule, Recording, RecordingError, RestoreStrategy};
-use snapshot::{Snapshot, SnapshotError};
+use snapshot::{MEMORY_FILE, STATE_FILE, Snapshot, SnapshotError};
 use thiserror::Error;
 use worker_protocol::{Learned, Record};
 
 /// The folder that a worker writes into the directory that it is given for a snapshot.
 const WRITTEN: &str = "snapshot";
-/// The files of a snapshot (docs/snapshot-format.md).
-const FILES: [&str; 2] = ["state", "memory"];
 
 /// What a worker said can't be kept.
 #[derive(Debug, Error)]
@@ -127,7 +125,7 @@ impl Writing {
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
-            let is_known = FILES.iter().any(|name| entry.file_name() == **name);
+            let is_known = [STATE_FILE, MEMORY_FILE].iter().any(|name| entry.file_name() == **name);
             if !is_known || !metadata.is_file() || metadata.nlink() != 1 {
                 return Err(WrittenError::Strange(entry.path()));
             }

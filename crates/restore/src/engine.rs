@@ -290,7 +290,7 @@ fn loaded(
         false => Placement::default(),
     };
     let plan = mapped_plan(request, &layout, &runs).around(&placement.pages);
-    let loading_set: PageSet = set.regions().iter().map(|region| region.range).collect();
+    let loading_set = set.pages();
     let set_file = set.file.try_clone().map_err(RestoreError::Thread)?;
     let mut job = LoaderJob::new(Arc::clone(memory), set, &layout, stored, techniques);
     job.placed = placement.pages.clone();

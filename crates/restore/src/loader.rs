@@ -134,9 +134,7 @@ impl LoaderJob {
         let zero = memory_pages(layout).difference(stored);
         let fresh = set.fresh().intersection(&zero).intersection(&writable);
         let private = match techniques {
-            Techniques { private_reads: true, .. } => {
-                set.regions().iter().map(|region| region.range).collect()
-            }
+            Techniques { private_reads: true, .. } => set.pages(),
             Techniques { neighbours_ahead: true, .. } => with_neighbours(set.written()),
             _ => set.written().clone(),
         };

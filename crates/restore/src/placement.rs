@@ -43,7 +43,7 @@ pub(crate) struct Placement {
 impl Placement {
     /// What to place of a guest with `layout` and `stored` pages into `ready` memory, which is zero.
     pub fn new(ready: PageRange, layout: &GuestLayout, stored: &PageSet, set: &LoadingSet) -> Self {
-        let loading: PageSet = set.regions().iter().map(|region| region.range).collect();
+        let loading = set.pages();
         let known = loading.union(set.fresh()).union(set.files());
         Self::of(ready, layout, stored, &loading, &known)
     }
@@ -119,18 +119,11 @@ impl Placement {
 
 #[cfg(test)]
 mod tests {
-    use pages::{PageCount, PageIndex};
+    use pages::PageCount;
 
     use super::*;
     use crate::layout::Region;
-
-    fn range(start: u64, end: u64) -> PageRange {
-        PageRange::between(PageIndex(start), PageIndex(end))
-    }
-
-    fn set(runs: &[(u64, u64)]) -> PageSet {
-        runs.iter().map(|(start, end)| range(*start, *end)).collect()
-    }
+    use crate::tests::sample::{range, set};
 
     #[test]
     fn known_pages_stay_with_what_lies_between_them_and_others_do_not() {

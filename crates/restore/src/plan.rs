@@ -388,14 +388,7 @@ impl fmt::Display for RestorePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn range(start: u64, end: u64) -> PageRange {
-        PageRange::between(PageIndex(start), PageIndex(end))
-    }
-
-    fn set(runs: &[(u64, u64)]) -> PageSet {
-        runs.iter().map(|(start, end)| range(*start, *end)).collect()
-    }
+    use crate::tests::sample::{range, set};
 
     fn region(start: u64, end: u64, backing: Backing, access: Access) -> Region {
         Region { range: range(start, end), backing, access }

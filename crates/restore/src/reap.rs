@@ -81,7 +81,7 @@ impl WorkingSet {
 
     /// The pages of the working set.
     pub fn pages(&self) -> PageSet {
-        self.set.regions().iter().map(|region| region.range).collect()
+        self.set.pages()
     }
 
     /// Size of the working set.

@@ -219,7 +219,7 @@ impl PageClasses {
         let Some(set) = set else {
             return Self::sorted(layout, stored, &PageSet::new(), &PageSet::new());
         };
-        let loaded: PageSet = set.regions().iter().map(|region| region.range).collect();
+        let loaded = set.pages();
         Self::sorted(layout, stored, &loaded, set.fresh())
     }
 
@@ -250,10 +250,7 @@ pub(crate) fn window_around(page: PageIndex, window: PageCount) -> PageRange {
 mod tests {
     use super::*;
     use crate::layout::{Access, Region};
-
-    fn set(runs: &[(u64, u64)]) -> PageSet {
-        runs.iter().map(|(start, end)| PageRange::between(PageIndex(*start), PageIndex(*end))).collect()
-    }
+    use crate::tests::sample::set;
 
     fn recording(groups: &[&[(u64, u64)]]) -> Recording {
         Recording {

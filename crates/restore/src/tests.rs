@@ -3,5 +3,5 @@
 mod faults;
 mod golden;
 mod recorded;
-mod sample;
+pub(crate) mod sample;
 mod strategies;

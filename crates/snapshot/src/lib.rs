@@ -28,5 +28,5 @@ pub use header::{FORMAT_VERSION, SnapshotId};
 pub use manifest::{MachineIdentity, Manifest};
 pub use memory_file::{CHUNK_PAGES, MemorySink};
 pub use publish::{PendingFile, remove_abandoned};
-pub use reader::{Section, Snapshot, VerifyReport};
+pub use reader::{MEMORY_FILE, STATE_FILE, Section, Snapshot, VerifyReport};
 pub use section::SectionKind;

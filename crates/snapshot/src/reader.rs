@@ -15,9 +15,9 @@ use crate::memory_file;
 use crate::section::SectionKind;
 
 /// Name of the file with header and sections.
-pub(crate) const STATE_FILE: &str = "state";
+pub const STATE_FILE: &str = "state";
 /// Name of the file with guest memory.
-pub(crate) const MEMORY_FILE: &str = "memory";
+pub const MEMORY_FILE: &str = "memory";
 /// Version of the stored-pages section: a `PageSet` in postcard.
 pub(crate) const STORED_PAGES_VERSION: u16 = 1;
 const MEMORY_CHECKSUMS_VERSION: u16 = 1;

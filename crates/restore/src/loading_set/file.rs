@@ -52,38 +52,23 @@ pub enum LoadingSetProblem {
     Unreadable(#[source] io::Error),
 }
 
+/// The table of version 1.
+#[derive(Serialize, Deserialize)]
+struct FirstTable {
+    snapshot: SnapshotId,
+    readahead_window: PageCount,
+    regions: Vec<LoadingRegion>,
+    written: PageSet,
+    fresh: PageSet,
+    disk: DiskProfile,
+    checksums: Vec<u32>,
+}
+
+/// The table: what version 1 has, then what it lacks.
 #[derive(Serialize, Deserialize)]
 struct Table {
-    snapshot: SnapshotId,
-    readahead_window: PageCount,
-    regions: Vec<LoadingRegion>,
-    written: PageSet,
-    fresh: PageSet,
-    disk: DiskProfile,
-    checksums: Vec<u32>,
-    /// Not in version 1. Last, so that the rest reads the same.
+    first: FirstTable,
     files: PageSet,
-}
-
-/// The table of version 1.
-#[derive(Deserialize)]
-struct TableWithoutFiles {
-    snapshot: SnapshotId,
-    readahead_window: PageCount,
-    regions: Vec<LoadingRegion>,
-    written: PageSet,
-    fresh: PageSet,
-    disk: DiskProfile,
-    checksums: Vec<u32>,
-}
-
-impl From<TableWithoutFiles> for Table {
-    fn from(table: TableWithoutFiles) -> Self {
-        let TableWithoutFiles { snapshot, readahead_window, regions, written, fresh, disk, checksums } =
-            table;
-        let files = PageSet::new();
-        Self { snapshot, readahead_window, regions, written, fresh, disk, checksums, files }
-    }
 }
 
 /// A region with its place in the file.
@@ -119,6 +104,11 @@ impl LoadingSet {
             RestoreStrategy::Reap => "reap-working-set",
             _ => "loading-set",
         }
+    }
+
+    /// The pages of all regions.
+    pub fn pages(&self) -> PageSet {
+        self.regions.iter().map(|region| region.range).collect()
     }
 
     /// The regions in the order of loading.
@@ -208,7 +198,7 @@ impl LoadingSet {
         // The table's length must be known before the data is written; what comes later is filled with the values whose
         // encoding is longest.
         let pages: u64 = regions.iter().map(|region| region.range.count.0).sum();
-        let mut table = Table {
+        let first = FirstTable {
             snapshot: recording.snapshot,
             readahead_window: recording.readahead_window,
             regions,
@@ -216,15 +206,15 @@ impl LoadingSet {
             fresh: recording.fresh.clone(),
             disk: DiskProfile::LARGEST,
             checksums: vec![u32::MAX; pages.div_ceil(CHUNK.0) as usize],
-            files: recording.files.clone(),
         };
+        let mut table = Table { first, files: recording.files.clone() };
         let encode =
             |table: &Table| postcard::to_stdvec(table).map_err(|error| failed(io::Error::other(error)));
         let data_offset = pages::page_align_up(HEADER_BYTES as u64 + encode(&table)?.len() as u64)
             .ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
-        table.checksums =
-            copy_pages(snapshot, &table.regions, pending.file(), data_offset).map_err(failed)?;
-        table.disk = measure(snapshot, &table.regions, pending.file(), data_offset).map_err(failed)?;
+        let FirstTable { regions, checksums, disk, .. } = &mut table.first;
+        *checksums = copy_pages(snapshot, regions, pending.file(), data_offset).map_err(failed)?;
+        *disk = measure(snapshot, regions, pending.file(), data_offset).map_err(failed)?;
         let table = encode(&table)?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
         header.extend(MAGIC);
@@ -255,7 +245,7 @@ impl LoadingSet {
             Err(error) => return Err(LoadingSetProblem::Unreadable(error)),
         };
         let length = file.metadata().map_err(LoadingSetProblem::Unreadable)?.len();
-        let (table, data_offset) = read_table(&file, length)?;
+        let (Table { first: table, files }, data_offset) = read_table(&file, length)?;
         if table.snapshot != snapshot.id() {
             return Err(LoadingSetProblem::Stale(table.snapshot));
         }
@@ -269,7 +259,7 @@ impl LoadingSet {
             regions,
             written: table.written,
             fresh: table.fresh,
-            files: table.files,
+            files,
             disk: table.disk,
             readahead_window: table.readahead_window,
         })
@@ -415,7 +405,7 @@ fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProble
         return damaged("the table's checksum doesn't match");
     }
     let decoded = match version {
-        1 => postcard::from_bytes(&table).map(|table: TableWithoutFiles| table.into()),
+        1 => postcard::from_bytes(&table).map(|first| Table { first, files: PageSet::new() }),
         _ => postcard::from_bytes(&table),
     };
     match decoded {
@@ -425,7 +415,7 @@ fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProble
 }
 
 /// Gives each region its offset and makes sure that file, regions and checksums agree in size.
-fn place(table: &Table, data_offset: u64, length: u64) -> Result<Vec<PlacedRegion>, LoadingSetProblem> {
+fn place(table: &FirstTable, data_offset: u64, length: u64) -> Result<Vec<PlacedRegion>, LoadingSetProblem> {
     let mut regions = Vec::with_capacity(table.regions.len());
     let mut offset = data_offset;
     for LoadingRegion { range, group } in &table.regions {

@@ -179,19 +179,11 @@ fn coarser(rule: MergeRule) -> MergeRule {
 
 #[cfg(test)]
 mod tests {
-    use pages::PageIndex;
     use snapshot::SnapshotId;
 
     use super::*;
     use crate::layout::{Access, FileIndex, Region};
-
-    fn range(start: u64, end: u64) -> PageRange {
-        PageRange::between(PageIndex(start), PageIndex(end))
-    }
-
-    fn set(runs: &[(u64, u64)]) -> PageSet {
-        runs.iter().map(|(start, end)| range(*start, *end)).collect()
-    }
+    use crate::tests::sample::{range, set};
 
     fn layout() -> GuestLayout {
         let file = Backing::File { file: FileIndex(0), offset: 0, shared: false };

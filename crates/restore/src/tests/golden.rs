@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use guest_memory::GuestMemory;
-use pages::{GuestPhysical, PageCount, PageIndex, PageSet};
+use pages::{GuestPhysical, PageCount, PageIndex};
 use snapshot::{MachineIdentity, Snapshot, SnapshotBuilder, SnapshotError};
 
 use super::recorded::exact;
@@ -25,7 +25,7 @@ fn the_golden_loading_set_of_format_1_still_loads() {
     assert_eq!(layout.regions().len(), 2);
     let name = LoadingSet::file_name(RestoreStrategy::FaaSnap);
     let set = LoadingSet::open(&snapshot, name, &layout).unwrap();
-    let pages: PageSet = set.regions().iter().map(|region| region.range).collect();
+    let pages = set.pages();
     assert_eq!(pages.runs(), [range(4, 8), range(20, 22)]);
     assert_eq!(set.written().runs(), [range(20, 22)]);
     assert_eq!(set.fresh().runs(), [range(50, 51)]);

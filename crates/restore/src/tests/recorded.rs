@@ -6,7 +6,7 @@ use std::time::Duration;
 use guest_memory::{GuestMemory, Userfault};
 use pages::{GuestPhysical, PageCount, PageSet};
 
-use super::sample::{Sample, page_content, range};
+use super::sample::{Sample, page_content, range, set};
 use crate::{
     FileUse, LoadingSet, LoadingSetRule, PageClasses, Phase, Record, Recording, RecordingOptions,
     RestoreStrategy, RestoreWarning, Technique, Techniques, Timeline,
@@ -37,10 +37,6 @@ fn invoke(memory: &GuestMemory) {
     for page in WRITTEN.iter().chain(&FRESH).flat_map(|(start, end)| *start..*end) {
         memory.write(GuestPhysical(page * 4096 + 8), b"written").unwrap();
     }
-}
-
-fn set(runs: &[(u64, u64)]) -> PageSet {
-    runs.iter().map(|(start, end)| range(*start, *end)).collect()
 }
 
 fn touched() -> PageSet {
@@ -252,7 +248,7 @@ fn the_file_keeps_what_was_recorded() {
     let recording = record_and_publish(&sample, RestoreStrategy::FaaSnap);
     let name = LoadingSet::file_name(RestoreStrategy::FaaSnap);
     let set = LoadingSet::open(&sample.snapshot, name, &sample.layout).unwrap();
-    let pages: PageSet = set.regions().iter().map(|region| region.range).collect();
+    let pages = set.pages();
     assert!(touched().difference(&pages).is_empty());
     assert_eq!((set.written(), set.fresh()), (&recording.written, &recording.fresh));
     assert_eq!(set.readahead_window(), PageCount(1));

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use guest_memory::GuestMemory;
-use pages::{PageCount, PageIndex, PageRange};
+use pages::{PageCount, PageIndex, PageRange, PageSet};
 use snapshot::{MachineIdentity, Snapshot, SnapshotBuilder, SnapshotError};
 use tempfile::TempDir;
 
@@ -32,6 +32,10 @@ pub(crate) struct Sample {
 
 pub(crate) fn range(start: u64, end: u64) -> PageRange {
     PageRange::between(PageIndex(start), PageIndex(end))
+}
+
+pub(crate) fn set(runs: &[(u64, u64)]) -> PageSet {
+    runs.iter().map(|(start, end)| range(*start, *end)).collect()
 }
 
 /// What page `page` holds: differs in every page and every word.
