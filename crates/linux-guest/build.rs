@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-init/src");
+    // Asked when it runs: a build folder that was copied holds a build script compiled in another place.
+    let package = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default());
+    let source = package.join("../guest-init/src");
     println!("cargo::rerun-if-changed={}", source.display());
     let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default());
     let library = out.join("libguest_init.rlib");
