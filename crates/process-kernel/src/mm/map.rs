@@ -132,9 +132,13 @@ impl Mm {
             Backing::File { .. } => ASSIGN_FILE_AT_ONCE,
         };
         let at_once = !area.access.is_empty() && area.length() <= limit;
-        space.areas.insert(area);
+        space.areas.insert(area.clone());
         space.renew_strict_entries(&self.memory, &range)?;
-        if at_once { self.assign(space, range) } else { Ok(()) }
+        if at_once {
+            self.assign(space, range)?;
+            space.put_in_place(&self.memory, &area);
+        }
+        Ok(())
     }
 
     /// munmap(2).
@@ -154,6 +158,7 @@ impl Mm {
         let removed = space.areas.remove(range);
         for area in removed {
             for extent in space.assigned.pieces(area.start..area.end) {
+                space.given_back.note(&self.memory, &area, extent.pages());
                 // The host mapping goes even if that fails to leave the reservation: the memory is given back.
                 self.memory.release(extent.pages()).map_err(|error| errno_of(&error))?;
             }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::assignment::{Assignments, Strictness, addresses, protection_for};
 use super::page_tables::PageTables;
 use super::physical::PhysicalPages;
+use super::recycling::GivenBack;
 use super::vma::{Access, Backing, Vma, VmaMap};
 use super::{AddressSpace, Block, MemorySlots, Mm, errno_of, layout};
 use crate::file::Mappable;
@@ -328,6 +329,7 @@ impl Mm {
             tables: saved.tables,
             heap: saved.heap,
             strict: saved.strict,
+            given_back: GivenBack::default(),
         };
         Ok(Self { memory, slots, space: RwLock::new(space), restored: true })
     }
