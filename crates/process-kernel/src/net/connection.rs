@@ -392,6 +392,10 @@ impl Transport for Endpoint {
         self.connection.directions.lock()[self.side.other().index()].reset = true;
     }
 
+    fn is_over(&self) -> bool {
+        self.connection.directions.lock().iter().all(|direction| direction.ended)
+    }
+
     fn take_error(&self) -> Option<Errno> {
         let reset = &mut self.connection.directions.lock()[self.side.index()].reset;
         std::mem::take(reset).then_some(Errno::CONNRESET)

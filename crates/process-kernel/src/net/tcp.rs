@@ -428,8 +428,9 @@ impl Socket for TcpSocket {
 
     fn shutdown(&self, how: Shutdown) -> Result<(), Errno> {
         if let Some(transport) = self.transport() {
+            let over = transport.is_over();
             transport.shutdown(how);
-            return Ok(());
+            return if over { Err(Errno::NOTCONN) } else { Ok(()) };
         }
         let mut state = self.state.lock();
         if !matches!(*state, State::Listening { .. }) {
@@ -458,7 +459,9 @@ impl Socket for TcpSocket {
 
     fn peer_address(&self) -> Result<SocketAddress, Errno> {
         match &*self.state.lock() {
-            State::Connected(connected) => Ok(self.presented(connected.remote)),
+            State::Connected(connected) if !connected.transport.is_over() => {
+                Ok(self.presented(connected.remote))
+            }
             _ => Err(Errno::NOTCONN),
         }
     }

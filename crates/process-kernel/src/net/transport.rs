@@ -27,6 +27,12 @@ pub(super) trait Transport: Send + Sync {
     /// Has the end that follows be a reset: what SO_LINGER with no seconds asks of close(2).
     fn abort(&self) {}
 
+    /// Whether both directions have ended, so that TCP calls the connection closed: it has no peer any more, though what
+    /// was received can still be read.
+    fn is_over(&self) -> bool {
+        false
+    }
+
     /// What is possible without waiting.
     fn readiness(&self) -> Readiness;
 
@@ -90,6 +96,10 @@ impl Transport for ResetTransport {
     }
 
     fn shutdown(&self, _: Shutdown) {}
+
+    fn is_over(&self) -> bool {
+        true
+    }
 
     fn readiness(&self) -> Readiness {
         let ended = Readiness::IN | Readiness::RDNORM | Readiness::RDHUP | Readiness::HUP;

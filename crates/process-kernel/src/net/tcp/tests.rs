@@ -139,6 +139,19 @@ fn closing_with_unread_bytes_resets_the_peer() {
 }
 
 #[test]
+fn a_connection_that_has_ended_both_ways_has_no_peer() {
+    let (client, accepted) = pair(&network());
+    let server = socket(&accepted);
+    send(server, b"last words").unwrap();
+    server.shutdown(Shutdown::Write).unwrap();
+    assert!(client.peer_address().is_ok(), "one way is still open");
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.peer_address(), Err(Errno::NOTCONN));
+    assert_eq!(client.shutdown(Shutdown::Both), Err(Errno::NOTCONN));
+    assert_eq!(receive(&*client, 20).unwrap(), b"last words");
+}
+
+#[test]
 fn a_full_buffer_makes_the_sender_wait() {
     let (client, accepted) = pair(&network());
     let mut sent = 0;
