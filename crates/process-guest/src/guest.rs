@@ -8,16 +8,12 @@ use guest_memory::{AccessError, GuestMemory, MapError};
 use machine::{Kvm, MachineError, Vm};
 use pages::{PageCount, PageIndex, PageRange};
 use parking_lot::Mutex;
-use process_kernel::clock::Clock;
-use process_kernel::file::FdTable;
-use process_kernel::fs::{DirectoryOpener, FsContext, MountTable, Vfs, VfsError};
-use process_kernel::ipc::Ipc;
+use process_kernel::fs::{DirectoryOpener, MountTable, Vfs, VfsError};
 use process_kernel::mm::{MemoryImage, Mm};
-use process_kernel::net::Network;
 use process_kernel::object::{RestoreError, SaveError};
 use process_kernel::task::{
-    CpuState, ExecError, ExecRequest, ExitStatus, Fpu, Hooks, Identity, Limits, Process, ProcessParts,
-    Revival, SavedProcess, Thread, start_main_thread,
+    CpuState, ExecError, ExecRequest, ExitStatus, Fpu, Hooks, Identity, Process, ProcessParts, Revival,
+    SavedProcess, Thread, start_main_thread,
 };
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -286,21 +282,9 @@ impl ProcessGuest {
         open: DirectoryOpener<'_>,
     ) -> Result<Arc<Process>, GuestError> {
         let vfs = Vfs::new(&config.mounts, open)?;
-        let clock = Arc::new(Clock::default());
-        let ipc = Ipc::new(clock.clone());
-        Ok(Process::new(ProcessParts {
-            mm: self.address_space()?,
-            files: FdTable::new(),
-            fs: FsContext::new(vfs.root()),
-            vfs,
-            network: Network::new(&ipc),
-            ipc,
-            clock,
-            limits: Limits::default(),
-            identity: config.identity.clone(),
-            memory_limit: config.memory_limit,
-            hooks: self.hooks.clone(),
-        }))
+        let hooks = self.hooks.clone();
+        let parts = ProcessParts::new(self.address_space()?, vfs, config.memory_limit, hooks);
+        Ok(Process::new(ProcessParts { identity: config.identity.clone(), ..parts }))
     }
 
     /// Loads a program into `process` and starts its main thread.

@@ -1,33 +1,56 @@
-//! What all sockets look like as files.
+//! What all sockets are as files.
 
 use rustix::io::Errno;
 
-use super::socket::Socket;
-use crate::file::Stat;
+use super::socket::{Outgoing, ReceiveFlags, Socket, SocketType};
+use crate::file::{Destination, FileObject, Origin, Readiness, Stat};
 use crate::syscall::Cx;
+use crate::wait::WaitQueue;
 
-/// Metadata of a socket.
-pub(super) fn stat(inode: u64) -> Stat {
-    Stat { ino: inode, mode: libc::S_IFSOCK | 0o777, nlink: 1, blksize: 4096, ..Stat::default() }
-}
-
-/// What /proc/self/fd shows.
-pub(super) fn describe(inode: u64) -> String {
-    format!("socket:[{inode}]")
-}
-
-/// FIONREAD (SIOCINQ).
-///
-/// # Errors
-/// EINVAL for listeners, as Linux has it; ENOTTY for all else.
-pub(super) fn ioctl(socket: &dyn Socket, cx: &Cx<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
-    if u64::from(request) != libc::FIONREAD {
-        return Err(Errno::NOTTY);
+impl<S: Socket> FileObject for S {
+    fn stat(&self) -> Result<Stat, Errno> {
+        let (ino, mode) = (self.inode_number(), libc::S_IFSOCK | 0o777);
+        Ok(Stat { ino, mode, nlink: 1, blksize: 4096, ..Stat::default() })
     }
-    if socket.listening() {
-        return Err(Errno::INVAL);
+
+    fn read(&self, _: Option<u64>, into: &mut Destination<'_>) -> Result<usize, Errno> {
+        self.receive(into, ReceiveFlags::default()).map(|incoming| incoming.count)
     }
-    let count = i32::try_from(socket.readable_bytes()).unwrap_or(i32::MAX);
-    cx.mm().write_value(argument, &count)?;
-    Ok(0)
+
+    fn write(&self, _: Option<u64>, from: &mut Origin<'_>) -> Result<usize, Errno> {
+        self.send(from, &mut Outgoing { credentials: self.credentials(), ..Outgoing::default() })
+    }
+
+    fn writes_fully(&self) -> bool {
+        self.options().socket_type == SocketType::Stream
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.ready()
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(self.queue())
+    }
+
+    /// FIONREAD (SIOCINQ). EINVAL for listeners, as Linux has it; ENOTTY for all else.
+    fn ioctl(&self, cx: &mut Cx<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
+        if u64::from(request) != libc::FIONREAD {
+            return Err(Errno::NOTTY);
+        }
+        if self.listening() {
+            return Err(Errno::INVAL);
+        }
+        let count = i32::try_from(self.readable_bytes()).unwrap_or(i32::MAX);
+        cx.mm().write_value(argument, &count)?;
+        Ok(0)
+    }
+
+    fn as_socket(&self) -> Option<&dyn Socket> {
+        Some(self)
+    }
+
+    fn describe(&self) -> String {
+        format!("socket:[{}]", self.inode_number())
+    }
 }

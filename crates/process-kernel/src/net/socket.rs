@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::address::SocketAddress;
 use super::options::SocketOptions;
-use crate::file::{Destination, FileObject, OpenFile, Origin};
+use crate::file::{Destination, FileObject, OpenFile, Origin, Readiness};
+use crate::object::Object;
+use crate::wait::WaitQueue;
 
 /// How a socket's bytes are delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -99,10 +101,25 @@ impl Shutdown {
     }
 }
 
-/// A socket. As with every [`FileObject`], no method blocks: EAGAIN asks the caller to wait on the object's queue.
-pub trait Socket: FileObject {
+/// A socket, which makes it a [`FileObject`]. As with every one of these, no method blocks: EAGAIN asks the caller to wait on
+/// the socket's queue.
+pub trait Socket: Object {
     /// Its options, family, type and protocol.
     fn options(&self) -> &SocketOptions;
+
+    /// Its number among all sockets, pipes and the like.
+    fn inode_number(&self) -> u64;
+
+    /// The queue that is notified when what is [`Socket::ready`] may have changed.
+    fn queue(&self) -> &WaitQueue;
+
+    /// What is possible now without waiting.
+    fn ready(&self) -> Readiness;
+
+    /// Who sends what is written to it, on Unix sockets.
+    fn credentials(&self) -> Credentials {
+        Credentials::default()
+    }
 
     /// Gives it a local address. Names in the file tree are made by the system-call layer.
     ///

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use self::state::{Connected, Pending, State};
+use super::Network;
 use super::address::{Family, SocketAddress, presented};
 use super::connection::{Carries, Connection};
 use super::options::SocketOptions;
@@ -20,10 +21,8 @@ use super::ports::{self, Sharing};
 use super::service::ServiceEnd;
 use super::socket::{Credentials, Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
 use super::transport::Transport;
-use super::{Network, files};
-use crate::file::{Destination, FileObject, Origin, Readiness, Stat};
+use crate::file::{Destination, FileObject, Origin, Readiness};
 use crate::object::{Object, RestoreError, Restorer, SaveError, Saver};
-use crate::syscall::Cx;
 use crate::wait::WaitQueue;
 
 /// Connections that wait to be accepted at most (net.core.somaxconn).
@@ -308,6 +307,26 @@ impl Socket for TcpSocket {
         &self.options
     }
 
+    fn inode_number(&self) -> u64 {
+        self.inode
+    }
+
+    fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+
+    fn ready(&self) -> Readiness {
+        let ready = match &*self.state.lock() {
+            State::Idle(_) => Ok(Readiness::OUT | Readiness::WRNORM | Readiness::HUP),
+            State::Listening { pending, .. } if pending.is_empty() => Ok(Readiness::empty()),
+            State::Listening { .. } => Ok(Readiness::IN | Readiness::RDNORM),
+            State::Connecting { .. } | State::Opening => Ok(Readiness::empty()),
+            State::Connected(connected) => Err(connected.transport.clone()),
+        };
+        let ready = ready.unwrap_or_else(|transport| transport.readiness());
+        if self.error.lock().is_some() { ready | Readiness::ERR | Readiness::IN } else { ready }
+    }
+
     fn bind(&self, address: &SocketAddress) -> Result<(), Errno> {
         let address = address.inet().ok_or(Errno::AFNOSUPPORT)?;
         let address = ports::bindable(address, self.options.family)?;
@@ -477,52 +496,6 @@ impl Socket for TcpSocket {
 
     fn readable_bytes(&self) -> usize {
         self.transport().map_or(0, |transport| transport.readable_bytes())
-    }
-}
-
-impl FileObject for TcpSocket {
-    fn stat(&self) -> Result<Stat, Errno> {
-        Ok(files::stat(self.inode))
-    }
-
-    fn read(&self, _: Option<u64>, into: &mut Destination<'_>) -> Result<usize, Errno> {
-        self.receive(into, ReceiveFlags::default()).map(|incoming| incoming.count)
-    }
-
-    fn write(&self, _: Option<u64>, from: &mut Origin<'_>) -> Result<usize, Errno> {
-        self.send(from, &mut Outgoing::default())
-    }
-
-    fn writes_fully(&self) -> bool {
-        true
-    }
-
-    fn readiness(&self) -> Readiness {
-        let ready = match &*self.state.lock() {
-            State::Idle(_) => Ok(Readiness::OUT | Readiness::WRNORM | Readiness::HUP),
-            State::Listening { pending, .. } if pending.is_empty() => Ok(Readiness::empty()),
-            State::Listening { .. } => Ok(Readiness::IN | Readiness::RDNORM),
-            State::Connecting { .. } | State::Opening => Ok(Readiness::empty()),
-            State::Connected(connected) => Err(connected.transport.clone()),
-        };
-        let ready = ready.unwrap_or_else(|transport| transport.readiness());
-        if self.error.lock().is_some() { ready | Readiness::ERR | Readiness::IN } else { ready }
-    }
-
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.queue)
-    }
-
-    fn ioctl(&self, cx: &mut Cx<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
-        files::ioctl(self, cx, request, argument)
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn describe(&self) -> String {
-        files::describe(self.inode)
     }
 }
 

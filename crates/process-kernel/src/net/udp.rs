@@ -8,16 +8,15 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::Network;
 use super::address::{Family, SocketAddress, presented};
 use super::mailbox::Mailbox;
 use super::options::SocketOptions;
 use super::outside::OutsideDatagrams;
 use super::ports::{self, Lease, Sharing};
 use super::socket::{Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
-use super::{Network, files};
-use crate::file::{Destination, FileObject, Origin, Readiness, Stat};
+use crate::file::{Destination, FileObject, Origin, Readiness};
 use crate::object::{Object, ObjectId, RestoreError, Restorer, SaveError, Saver};
-use crate::syscall::Cx;
 use crate::wait::WaitQueue;
 
 /// Largest payload of a datagram.
@@ -207,6 +206,36 @@ impl Socket for UdpSocket {
         &self.options
     }
 
+    fn inode_number(&self) -> u64 {
+        self.inode
+    }
+
+    fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+
+    fn ready(&self) -> Readiness {
+        let mut ready = Readiness::OUT | Readiness::WRNORM;
+        let (error, read_shut, write_shut, outside) = {
+            let state = self.state.lock();
+            (state.error.is_some(), state.read_shut, state.write_shut, state.outside.clone())
+        };
+        let input = Readiness::IN | Readiness::RDNORM;
+        if error {
+            ready |= Readiness::ERR | input;
+        }
+        if read_shut {
+            ready |= input | Readiness::RDHUP;
+        }
+        if read_shut && write_shut {
+            ready |= Readiness::HUP;
+        }
+        if self.mailbox.has_message() || outside.is_some_and(|outside| outside.has_message()) {
+            ready |= input;
+        }
+        ready
+    }
+
     fn bind(&self, address: &SocketAddress) -> Result<(), Errno> {
         let address = address.inet().ok_or(Errno::AFNOSUPPORT)?;
         let address = ports::bindable(address, self.options.family)?;
@@ -328,58 +357,6 @@ impl Socket for UdpSocket {
         if (level, name) == (libc::SOL_SOCKET, libc::SO_RCVBUF) {
             self.mailbox.set_capacity(self.options.receive_buffer());
         }
-    }
-}
-
-impl FileObject for UdpSocket {
-    fn stat(&self) -> Result<Stat, Errno> {
-        Ok(files::stat(self.inode))
-    }
-
-    fn read(&self, _: Option<u64>, into: &mut Destination<'_>) -> Result<usize, Errno> {
-        self.receive(into, ReceiveFlags::default()).map(|incoming| incoming.count)
-    }
-
-    fn write(&self, _: Option<u64>, from: &mut Origin<'_>) -> Result<usize, Errno> {
-        self.send(from, &mut Outgoing::default())
-    }
-
-    fn readiness(&self) -> Readiness {
-        let mut ready = Readiness::OUT | Readiness::WRNORM;
-        let (error, read_shut, write_shut, outside) = {
-            let state = self.state.lock();
-            (state.error.is_some(), state.read_shut, state.write_shut, state.outside.clone())
-        };
-        let input = Readiness::IN | Readiness::RDNORM;
-        if error {
-            ready |= Readiness::ERR | input;
-        }
-        if read_shut {
-            ready |= input | Readiness::RDHUP;
-        }
-        if read_shut && write_shut {
-            ready |= Readiness::HUP;
-        }
-        if self.mailbox.has_message() || outside.is_some_and(|outside| outside.has_message()) {
-            ready |= input;
-        }
-        ready
-    }
-
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.queue)
-    }
-
-    fn ioctl(&self, cx: &mut Cx<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
-        files::ioctl(self, cx, request, argument)
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn describe(&self) -> String {
-        files::describe(self.inode)
     }
 }
 

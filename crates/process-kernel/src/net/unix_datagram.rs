@@ -6,15 +6,14 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::Network;
 use super::address::{Family, SocketAddress, UnixAddress};
 use super::mailbox::Mailbox;
 use super::names::{Bound, NameLease};
 use super::options::SocketOptions;
 use super::socket::{Credentials, Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
-use super::{Network, files};
-use crate::file::{Destination, FileObject, Origin, Readiness, Stat};
+use crate::file::{Destination, FileObject, Origin, Readiness};
 use crate::object::{Object, ObjectId, RestoreError, Restorer, SaveError, Saver};
-use crate::syscall::Cx;
 use crate::wait::WaitQueue;
 
 #[derive(Default)]
@@ -168,6 +167,40 @@ impl Socket for UnixDatagram {
         &self.options
     }
 
+    fn inode_number(&self) -> u64 {
+        self.inode
+    }
+
+    fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+
+    fn ready(&self) -> Readiness {
+        let (read_shut, write_shut) = {
+            let state = self.state.lock();
+            (state.read_shut, state.write_shut)
+        };
+        let mut ready = Readiness::empty();
+        if self.mailbox.has_message() || read_shut {
+            ready |= Readiness::IN | Readiness::RDNORM;
+        }
+        if read_shut {
+            ready |= Readiness::RDHUP;
+        }
+        if read_shut && write_shut {
+            ready |= Readiness::HUP;
+        }
+        // Without a peer nothing tells where a send would go.
+        if self.peer().is_none_or(|peer| peer.is_writable(&self.queue)) {
+            ready |= Readiness::OUT | Readiness::WRNORM;
+        }
+        ready
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials
+    }
+
     fn bind(&self, address: &SocketAddress) -> Result<(), Errno> {
         let SocketAddress::Unix(address) = address else { return Err(Errno::INVAL) };
         let mut state = self.state.lock();
@@ -256,58 +289,6 @@ impl Socket for UnixDatagram {
         if (level, name) == (libc::SOL_SOCKET, libc::SO_RCVBUF) {
             self.mailbox.set_capacity(self.options.receive_buffer());
         }
-    }
-}
-
-impl FileObject for UnixDatagram {
-    fn stat(&self) -> Result<Stat, Errno> {
-        Ok(files::stat(self.inode))
-    }
-
-    fn read(&self, _: Option<u64>, into: &mut Destination<'_>) -> Result<usize, Errno> {
-        self.receive(into, ReceiveFlags::default()).map(|incoming| incoming.count)
-    }
-
-    fn write(&self, _: Option<u64>, from: &mut Origin<'_>) -> Result<usize, Errno> {
-        self.send(from, &mut Outgoing { credentials: self.credentials, ..Outgoing::default() })
-    }
-
-    fn readiness(&self) -> Readiness {
-        let (read_shut, write_shut) = {
-            let state = self.state.lock();
-            (state.read_shut, state.write_shut)
-        };
-        let mut ready = Readiness::empty();
-        if self.mailbox.has_message() || read_shut {
-            ready |= Readiness::IN | Readiness::RDNORM;
-        }
-        if read_shut {
-            ready |= Readiness::RDHUP;
-        }
-        if read_shut && write_shut {
-            ready |= Readiness::HUP;
-        }
-        // Without a peer nothing tells where a send would go.
-        if self.peer().is_none_or(|peer| peer.is_writable(&self.queue)) {
-            ready |= Readiness::OUT | Readiness::WRNORM;
-        }
-        ready
-    }
-
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.queue)
-    }
-
-    fn ioctl(&self, cx: &mut Cx<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
-        files::ioctl(self, cx, request, argument)
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn describe(&self) -> String {
-        files::describe(self.inode)
     }
 }
 

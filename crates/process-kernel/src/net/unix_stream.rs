@@ -7,16 +7,15 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::Network;
 use super::address::{Family, SocketAddress, UnixAddress};
 use super::connection::{Carries, Connection, Endpoint, Side};
 use super::names::{Bound, NameLease};
 use super::options::SocketOptions;
 use super::socket::{Credentials, Incoming, Outgoing, ReceiveFlags, Shutdown, Socket, SocketType};
 use super::transport::Transport;
-use super::{Network, files};
-use crate::file::{Destination, FileObject, Origin, Readiness, Stat};
+use crate::file::{Destination, FileObject, Origin, Readiness};
 use crate::object::{Object, ObjectId, RestoreError, Restorer, SaveError, Saver};
-use crate::syscall::Cx;
 use crate::wait::WaitQueue;
 
 /// Connections that wait to be accepted at most (net.core.somaxconn).
@@ -240,6 +239,28 @@ impl Socket for UnixStream {
         &self.options
     }
 
+    fn inode_number(&self) -> u64 {
+        self.inode
+    }
+
+    fn queue(&self) -> &WaitQueue {
+        &self.queue
+    }
+
+    fn ready(&self) -> Readiness {
+        let end = match &*self.state.lock() {
+            State::Idle(_) => return Readiness::OUT | Readiness::WRNORM | Readiness::HUP,
+            State::Listening { pending, .. } if pending.is_empty() => return Readiness::empty(),
+            State::Listening { .. } => return Readiness::IN | Readiness::RDNORM,
+            State::Connected { end, .. } => end.clone(),
+        };
+        end.readiness()
+    }
+
+    fn credentials(&self) -> Credentials {
+        self.credentials
+    }
+
     fn bind(&self, address: &SocketAddress) -> Result<(), Errno> {
         let SocketAddress::Unix(address) = address else { return Err(Errno::INVAL) };
         let mut state = self.state.lock();
@@ -351,50 +372,6 @@ impl Socket for UnixStream {
 
     fn readable_bytes(&self) -> usize {
         self.end().map_or(0, |end| end.readable_bytes())
-    }
-}
-
-impl FileObject for UnixStream {
-    fn stat(&self) -> Result<Stat, Errno> {
-        Ok(files::stat(self.inode))
-    }
-
-    fn read(&self, _: Option<u64>, into: &mut Destination<'_>) -> Result<usize, Errno> {
-        self.receive(into, ReceiveFlags::default()).map(|incoming| incoming.count)
-    }
-
-    fn write(&self, _: Option<u64>, from: &mut Origin<'_>) -> Result<usize, Errno> {
-        self.send(from, &mut Outgoing { credentials: self.credentials, ..Outgoing::default() })
-    }
-
-    fn writes_fully(&self) -> bool {
-        self.options.socket_type == SocketType::Stream
-    }
-
-    fn readiness(&self) -> Readiness {
-        let end = match &*self.state.lock() {
-            State::Idle(_) => return Readiness::OUT | Readiness::WRNORM | Readiness::HUP,
-            State::Listening { pending, .. } if pending.is_empty() => return Readiness::empty(),
-            State::Listening { .. } => return Readiness::IN | Readiness::RDNORM,
-            State::Connected { end, .. } => end.clone(),
-        };
-        end.readiness()
-    }
-
-    fn wait_queue(&self) -> Option<&WaitQueue> {
-        Some(&self.queue)
-    }
-
-    fn ioctl(&self, cx: &mut Cx<'_>, request: u32, argument: u64) -> Result<u64, Errno> {
-        files::ioctl(self, cx, request, argument)
-    }
-
-    fn as_socket(&self) -> Option<&dyn Socket> {
-        Some(self)
-    }
-
-    fn describe(&self) -> String {
-        files::describe(self.inode)
     }
 }
 

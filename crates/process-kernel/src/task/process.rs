@@ -112,6 +112,27 @@ pub struct ProcessParts {
     pub hooks: Arc<dyn Hooks>,
 }
 
+impl ProcessParts {
+    /// What a new process has: memory and a file tree; nothing open, loopback only, default limits and identity.
+    pub fn new(mm: Mm, vfs: Arc<Vfs>, memory_limit: u64, hooks: Arc<dyn Hooks>) -> Self {
+        let clock = Arc::new(Clock::default());
+        let ipc = Ipc::new(clock.clone());
+        Self {
+            mm,
+            files: FdTable::new(),
+            fs: FsContext::new(vfs.root()),
+            vfs,
+            network: Network::new(&ipc),
+            ipc,
+            clock,
+            limits: Limits::default(),
+            identity: Identity::default(),
+            memory_limit,
+            hooks,
+        }
+    }
+}
+
 /// The guest's process: everything its threads share.
 pub struct Process {
     /// Memory.

@@ -29,17 +29,13 @@ use std::time::{Duration, Instant};
 
 use guest_memory::GuestMemory;
 use pages::PageCount;
-use process_kernel::clock::Clock;
-use process_kernel::file::FdTable;
-use process_kernel::fs::{FsContext, MountEntry, MountSource, MountTable, Vfs, open_by_path};
-use process_kernel::ipc::Ipc;
+use process_kernel::fs::{MountEntry, MountSource, MountTable, Vfs, open_by_path};
 use process_kernel::mm::{Mm, NoSlots};
-use process_kernel::net::Network;
 use process_kernel::syscall::{Cx, Restart, Stop, dispatch};
 use process_kernel::task::signal::ThreadSignals;
 use process_kernel::task::{
-    CpuState, ExecRequest, ExitStatus, Fpu, Hooks, Identity, Limits, Next, Process, ProcessParts, Revival,
-    SavedProcess, Thread, exec, safe_point,
+    CpuState, ExecRequest, ExitStatus, Fpu, Hooks, Next, Process, ProcessParts, Revival, SavedProcess,
+    Thread, exec, safe_point,
 };
 use rustix::io::Errno;
 
@@ -231,22 +227,9 @@ struct Program {
 impl Program {
     fn new(mounts: &MountTable) -> Self {
         let memory = Arc::new(GuestMemory::reserve(PAGES).unwrap());
-        let clock = Arc::new(Clock::default());
-        let ipc = Ipc::new(clock.clone());
         let vfs = Vfs::new(mounts, &open_by_path).unwrap();
-        let process = Process::new(ProcessParts {
-            mm: Mm::new(memory, Arc::new(NoSlots)).unwrap(),
-            files: FdTable::new(),
-            fs: FsContext::new(vfs.root()),
-            vfs,
-            network: Network::new(&ipc),
-            ipc,
-            clock,
-            limits: Limits::default(),
-            identity: Identity::default(),
-            memory_limit: 64 << 20,
-            hooks: Arc::new(NoThreads),
-        });
+        let mm = Mm::new(memory, Arc::new(NoSlots)).unwrap();
+        let process = Process::new(ProcessParts::new(mm, vfs, 64 << 20, Arc::new(NoThreads)));
         let thread = Thread::new(process.new_tid(), b"hostile".to_vec(), ThreadSignals::default());
         process.add_thread(&thread).unwrap();
         let mut program = Self {

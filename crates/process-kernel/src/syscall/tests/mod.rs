@@ -12,14 +12,10 @@ use pages::PageCount;
 use rustix::io::Errno;
 
 use super::{Cx, Stop, SysResult, dispatch};
-use crate::clock::Clock;
-use crate::file::FdTable;
-use crate::fs::{FsContext, MountEntry, MountSource, MountTable, Vfs};
-use crate::ipc::Ipc;
+use crate::fs::{MountEntry, MountSource, MountTable, Vfs};
 use crate::mm::{Mm, NoSlots};
-use crate::net::Network;
 use crate::task::signal::ThreadSignals;
-use crate::task::{CpuState, Fpu, Hooks, Identity, Limits, Process, ProcessParts, Thread};
+use crate::task::{CpuState, Fpu, Hooks, Process, ProcessParts, Thread};
 
 /// Runs no threads.
 struct NoHooks;
@@ -66,25 +62,12 @@ const MEMORY: u64 = 64 << 10;
 impl Guest {
     pub fn new() -> Self {
         let memory = Arc::new(GuestMemory::reserve(PageCount(16_384)).unwrap());
-        let clock = Arc::new(Clock::default());
-        let ipc = Ipc::new(clock.clone());
         let root = MountSource::Tmpfs { bytes: 1 << 20, inodes: 100, mode: 0o777 };
         let mounts = MountTable(vec![MountEntry { at: "/".to_owned(), source: root, writable: true }]);
         let refuse = |_: &std::path::Path| Err(std::io::Error::other("no host directory here"));
         let vfs = Vfs::new(&mounts, &refuse).unwrap();
-        let process = Process::new(ProcessParts {
-            mm: Mm::new(memory, Arc::new(NoSlots)).unwrap(),
-            files: FdTable::new(),
-            fs: FsContext::new(vfs.root()),
-            vfs,
-            network: Network::new(&ipc),
-            ipc,
-            clock,
-            limits: Limits::default(),
-            identity: Identity::default(),
-            memory_limit: 1 << 30,
-            hooks: Arc::new(NoHooks),
-        });
+        let mm = Mm::new(memory, Arc::new(NoSlots)).unwrap();
+        let process = Process::new(ProcessParts::new(mm, vfs, 1 << 30, Arc::new(NoHooks)));
         let mut guest = Self { thread: Self::thread(&process), process, memory: 0 };
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         guest.memory = guest.ok(libc::SYS_mmap, &[0, MEMORY, 3, flags, u64::MAX, 0]);
