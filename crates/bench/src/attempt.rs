@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use function_worker::{
-    FunctionWorker, INIT_LIMIT, LogSink, REGION, RestoreOptions, Role, SpareWorker, WorkerError, guest_kind,
+    FunctionWorker, INIT_LIMIT, LogSink, REGION, RecentRestores, RestoreOptions, Role, SpareWorker,
+    WorkerError, guest_kind,
 };
 use parking_lot::Mutex;
 use restore::{Phase, RestoreStrategy, Timeline};
@@ -157,7 +158,7 @@ impl Request<'_> {
     ) -> Result<Measured, Trouble> {
         let log = Log::default();
         let ready = match how.ready_worker {
-            true => Some(self.subject.ready_worker(Some(how.options.strategy)).map_err(log.failed())?),
+            true => Some(self.subject.worker_for(&[snapshot], how).map_err(log.failed())?),
             false => None,
         };
         if let Some(worker) = &ready {
@@ -192,7 +193,10 @@ impl Request<'_> {
         {
             return Err(Trouble::FellBack(reason.clone()));
         }
-        worker.stop().map_err(log.failed())?;
+        let timeline = match worker.stop_measured().map_err(log.failed())? {
+            Some(ended) => timeline.completed_by(&ended),
+            None => timeline,
+        };
         Ok(Measured { total_ns, timeline, memory })
     }
 
@@ -234,7 +238,7 @@ impl Request<'_> {
 
     fn try_booted(&self) -> Result<Measured, Trouble> {
         let log = Log::default();
-        let worker = self.subject.ready_worker(None).map_err(log.failed())?;
+        let worker = self.subject.ready_worker().map_err(log.failed())?;
         let timeline = Timeline::start();
         let clock = timeline.clone();
         let role = Role::latest(false);
@@ -262,7 +266,7 @@ impl WarmInstance {
     pub fn start(request: Request<'_>, snapshot: &Path) -> Result<Self, BenchError> {
         let start = || -> Result<Self, Trouble> {
             let log = Log::default();
-            let worker = request.subject.ready_worker(None).map_err(log.failed())?;
+            let worker = request.subject.ready_worker().map_err(log.failed())?;
             let (role, timeline) = (Role::latest(true), Timeline::start());
             let mut worker = worker
                 .configure(&request.subject.function, &role, log.sink(), timeline)
@@ -312,12 +316,20 @@ impl Subject {
         SpareWorker::start(guest_kind(&self.function.function.config.guest))
     }
 
-    /// The same, which has made ready what is of use to `strategy`, or to a boot.
-    pub fn ready_worker(&self, strategy: Option<RestoreStrategy>) -> Result<SpareWorker, WorkerError> {
+    /// The same, which has made its machine.
+    fn ready_worker(&self) -> Result<SpareWorker, WorkerError> {
         let mut worker = self.worker()?;
-        match strategy {
-            Some(RestoreStrategy::FaaSnap) => worker.wait_memory_ready()?,
-            _ => worker.wait_ready()?,
+        worker.wait_ready()?;
+        Ok(worker)
+    }
+
+    /// The same, which has also made ready what is of use to `how`, as those of a node do that has restored `snapshots` lately.
+    pub fn worker_for(&self, snapshots: &[&Path], how: &How) -> Result<SpareWorker, WorkerError> {
+        let mut worker = self.ready_worker()?;
+        if how.options.strategy == RestoreStrategy::FaaSnap {
+            let mut recent = RecentRestores::default();
+            snapshots.iter().for_each(|snapshot| recent.note(snapshot));
+            worker.wait_memory_ready(recent.likely_pages())?;
         }
         Ok(worker)
     }
@@ -327,7 +339,7 @@ impl Subject {
 pub(crate) fn snapshotted(request: Request<'_>, parent: &Path) -> Result<(), BenchError> {
     let write = || -> Result<(), Trouble> {
         let log = Log::default();
-        let worker = request.subject.ready_worker(None).map_err(log.failed())?;
+        let worker = request.subject.ready_worker().map_err(log.failed())?;
         let (role, timeline) = (Role::latest(true), Timeline::start());
         let mut worker =
             worker.configure(&request.subject.function, &role, log.sink(), timeline).map_err(log.failed())?;

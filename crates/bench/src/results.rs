@@ -1,6 +1,6 @@
 //! What a journal says, by function, mode and input.
 
-use restore::{Phase, Timeline};
+use restore::{Phase, PhaseRecord, Timeline};
 
 use crate::attempt::Measured;
 use crate::bandwidth::Bandwidth;
@@ -138,10 +138,30 @@ pub(crate) fn first_exit_ms(timeline: &Timeline) -> Option<f64> {
     Some(timeline.end_of(Phase::FirstExit)? as f64 / 1e6)
 }
 
-/// Bytes a second of the loader, from its start to its last page.
+/// Bytes a second of the loader, from its start, before the guest runs where memory is ready, to its last page.
 pub(crate) fn loader_bandwidth(timeline: &Timeline) -> Option<f64> {
-    let loaded = timeline.phases.iter().rev().find(|record| record.phase == Phase::Loaded)?;
+    let of_loader = |record: &&PhaseRecord| matches!(record.phase, Phase::Prefetched | Phase::Loaded);
+    let end_ns = timeline.end_of(Phase::Loaded)?;
+    let start_ns = timeline.phases.iter().filter(of_loader).map(|record| record.start_ns).min()?;
     let bytes = timeline.loading_set?.loaded_bytes;
-    let seconds = loaded.end_ns.checked_sub(loaded.start_ns).filter(|took| *took > 0)? as f64 / 1e9;
+    let seconds = end_ns.checked_sub(start_ns).filter(|took| *took > 0)? as f64 / 1e9;
     Some(bytes as f64 / seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use restore::LoadingSetUse;
+
+    use super::*;
+
+    #[test]
+    fn the_loader_works_from_its_first_page_to_its_last() {
+        let mut timeline = Timeline::start();
+        assert_eq!(loader_bandwidth(&timeline), None);
+        timeline.record(Phase::Mapped, 0, 1_000_000);
+        timeline.record(Phase::Prefetched, 500_000, 2_000_000);
+        timeline.record(Phase::Loaded, 2_000_000, 10_500_000);
+        timeline.loading_set = Some(LoadingSetUse { loaded_bytes: 5_000_000, ..LoadingSetUse::default() });
+        assert_eq!(loader_bandwidth(&timeline), Some(5e8));
+    }
 }

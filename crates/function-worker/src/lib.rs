@@ -18,6 +18,7 @@ mod error;
 mod keeping;
 mod options;
 mod polled;
+mod recent;
 
 use std::fs::File;
 use std::io;
@@ -26,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jail::{Access, Launched, Program};
+use pages::PageSet;
 use restore::{Phase, Timeline};
 use store::{KernelSource, OpenFunction};
 use worker_protocol::{
@@ -43,6 +45,7 @@ pub use error::WorkerError;
 pub use keeping::{KeepError, Keeping, WrittenError};
 pub use options::RestoreOptions;
 pub use polled::Heard;
+pub use recent::RecentRestores;
 
 /// How long beyond its own limits a worker may be silent before it is given up.
 pub const GRACE: Duration = Duration::from_secs(15);
@@ -136,22 +139,23 @@ impl SpareWorker {
         Ok(())
     }
 
-    /// Lets the worker make memory ready ahead of a restore by the faasnap strategy, for as long as it has no function. Nothing is
-    /// waited for.
+    /// Lets the worker make those pages ready ahead of a restore by the faasnap strategy, for as long as it has no function; see
+    /// [`RecentRestores`]. Nothing is waited for.
     ///
     /// # Errors
     /// [`WorkerError::Channel`] when the worker is gone.
-    pub fn make_memory_ready(&mut self) -> Result<(), WorkerError> {
-        Ok(self.channel.sender.send(&ToWorker::MakeMemoryReady, Attached::default())?)
+    pub fn make_memory_ready(&mut self, pages: PageSet) -> Result<(), WorkerError> {
+        let message = ToWorker::MakeMemoryReady { pages: pages.into() };
+        Ok(self.channel.sender.send(&message, Attached::default())?)
     }
 
     /// The same, and waits until all of it is ready.
     ///
     /// # Errors
     /// As [`Self::wait_ready`].
-    pub fn wait_memory_ready(&mut self) -> Result<(), WorkerError> {
+    pub fn wait_memory_ready(&mut self, pages: PageSet) -> Result<(), WorkerError> {
         self.wait_ready()?;
-        self.make_memory_ready()?;
+        self.make_memory_ready(pages)?;
         match self.channel.receiver.receive_within(GRACE)?.map(|received| received.message) {
             Some(FromWorker::MemoryReady) => Ok(()),
             Some(FromWorker::Failed(failure)) => Err(WorkerError::Failed(failure)),
@@ -361,17 +365,28 @@ impl FunctionWorker {
     ///
     /// # Errors
     /// [`WorkerError`] when the process does not end by itself; it is killed then.
-    pub fn stop(mut self) -> Result<(), WorkerError> {
+    pub fn stop(self) -> Result<(), WorkerError> {
+        self.stop_measured().map(drop)
+    }
+
+    /// The same, and gives what was measured until then, when the instance was restored: the request's timeline with what became
+    /// of the loading set.
+    ///
+    /// # Errors
+    /// As [`Self::stop`] and [`Self::timeline`].
+    pub fn stop_measured(mut self) -> Result<Option<Timeline>, WorkerError> {
         self.channel.sender.send(&ToWorker::Stop, Attached::default())?;
+        let mut measured = None;
         while let Some(received) = self.channel.receiver.receive_within(GRACE)? {
             match received.message {
                 FromWorker::Log { stream, bytes } => (self.log)(stream, &bytes),
                 FromWorker::Learned(learned) => self.keep(learned),
+                FromWorker::Finished(timeline) => measured = Some(self.timeline(&timeline)?),
                 _ => {}
             }
         }
         self.jailed.process.wait().map_err(WorkerError::Wait)?;
-        Ok(())
+        Ok(measured)
     }
 
     /// The next message that is no log, within `limit` and some grace.

@@ -122,6 +122,8 @@ impl FunctionWorker {
                 }
                 // A worker that was not waited for when it was spare.
                 FromWorker::Ready | FromWorker::MemoryReady => continue,
+                // For who measures.
+                FromWorker::Finished(_) => continue,
                 FromWorker::Booted(booted) => Heard::Booted(booted),
                 FromWorker::Restored(restored) => Heard::Restored(restored),
                 FromWorker::AnswerStarted { content_type, .. } => Heard::AnswerStarted { content_type },

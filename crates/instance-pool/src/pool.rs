@@ -117,7 +117,7 @@ impl Pool {
         let state =
             State { fleet, instances: HashMap::new(), deployed: HashMap::new(), shutting_down: false };
         let spares = Arc::new(Spares::new(settings.worker_program.clone(), settings.spare_workers));
-        tokio::spawn(spares.clone().keep());
+        tokio::spawn(spares.clone().keep(store.clone()));
         let core = Arc::new(Core {
             spares,
             counters: Counters::default(),

@@ -1,10 +1,11 @@
 //! Worker processes that wait, each with an empty machine, for whatever function is called next.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use function_worker::{SpareWorker, WorkerError};
+use function_worker::{RecentRestores, SpareWorker, WorkerError};
 use parking_lot::Mutex;
+use store::Store;
 use tokio::sync::Notify;
 use worker_protocol::GuestKind;
 
@@ -18,11 +19,24 @@ pub(crate) struct Spares {
     wanted: usize,
     ready: Mutex<Vec<SpareWorker>>,
     taken: Notify,
+    /// What the next ones make ready follows from it.
+    recent: Mutex<RecentRestores>,
 }
 
 impl Spares {
     pub fn new(program: Option<PathBuf>, wanted: usize) -> Self {
-        Self { program, wanted, ready: Mutex::new(Vec::with_capacity(wanted)), taken: Notify::new() }
+        Self {
+            program,
+            wanted,
+            ready: Mutex::new(Vec::with_capacity(wanted)),
+            taken: Notify::new(),
+            recent: Mutex::default(),
+        }
+    }
+
+    /// Takes note that a worker went on from the snapshot of a process guest in `directory`.
+    pub fn note_restore(&self, directory: &Path) {
+        self.recent.lock().note(directory);
     }
 
     /// A worker for that kind of guest: a spare one if there is one, else a new one. Waits for a process to be made in the
@@ -50,7 +64,18 @@ impl Spares {
     }
 
     /// Fills up what was taken, for ever. A machine that can't start workers is asked again with the next that is taken.
-    pub async fn keep(self: Arc<Self>) {
+    pub async fn keep(self: Arc<Self>, store: Store) {
+        let spares = self.clone();
+        // Before anything was restored, the home tells what is likely to be.
+        let learnt = tokio::task::spawn_blocking(move || match RecentRestores::of_home(&store) {
+            Ok(recent) => *spares.recent.lock() = recent,
+            Err(error) => {
+                tracing::warn!(error = crate::start::chain(&error), "spare workers make no memory ready yet")
+            }
+        });
+        if learnt.await.is_err() {
+            return;
+        }
         loop {
             let taken = self.taken.notified();
             while self.ready.lock().len() < self.wanted {
@@ -59,7 +84,8 @@ impl Spares {
                     let mut spare = spares.start(KEPT)?;
                     spare.wait_ready()?;
                     // It is of use before that is done.
-                    spare.make_memory_ready()?;
+                    let recent = spares.recent.lock().clone();
+                    spare.make_memory_ready(recent.likely_pages())?;
                     spares.ready.lock().push(spare);
                     Ok::<_, WorkerError>(())
                 });

@@ -10,7 +10,7 @@ use function_worker::{
 use restore::Timeline;
 use runtime_api::log_line::{self, InitPhase, Status};
 use runtime_api::{ErrorType, ExitReason, Outcome};
-use store::{Lease, SnapshotEntry, StoreError};
+use store::{Guest, Lease, SnapshotEntry, StoreError};
 use worker_protocol::{Exit, Failure, FailureKind, LogStream, Record};
 
 use crate::call::{Refused, SnapshotFailed, Start};
@@ -123,6 +123,9 @@ async fn restore(
     connection.ask(|worker| worker.send_restore(&entry.path, &options)).await?;
     match connection.hear_within(RESTORE_LIMIT + GRACE).await? {
         Heard::Restored(restored) => {
+            if deployed.function.function.config.guest == Guest::Process {
+                core.spares.note_restore(&entry.path);
+            }
             for warning in &restored.warnings {
                 // That nothing is recorded yet is so at every first restore.
                 tracing::debug!(function = %deployed.name(), warning, "a restore");

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, Protection};
 use machine::{Kvm, MachineError};
-use pages::{PageCount, PageIndex, PageRange};
+use pages::{PageCount, PageIndex, PageRange, PageSet};
 use process_guest::{GuestError, ProcessConfig, ProcessGuest};
 use process_kernel::fs::MountTable;
 use process_kernel::ipc::{Ipc, LogSink, LogStream};
@@ -21,13 +21,13 @@ use runtime_api::{Config, Credentials, DeliverError, Event, Invocation, Released
 use rustix::io::Errno;
 use snapshot::{MachineIdentity, Snapshot};
 use thiserror::Error;
-use worker_protocol::Learned;
+use worker_protocol::{FailureKind, Learned};
 
 use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
-use crate::restored::{Alarm, Behind, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, Conclusion, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{self, LoopbackBridge, RuntimeBridge};
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
@@ -154,7 +154,12 @@ impl ReadyMachine {
         self.timeline.begin_request();
     }
 
-    /// Makes more memory ready ahead; `false` when there is enough, or no more can be had: a request does without then.
+    /// Says which memory is to be made ready ahead; see [`ProcessGuest::want_memory_ready`].
+    pub fn want_memory_ready(&mut self, pages: &PageSet) {
+        self.guest.want_memory_ready(pages);
+    }
+
+    /// Makes more of it ready; `false` when all is, or no more can be had: a request does without then.
     pub fn make_memory_ready(&mut self) -> bool {
         self.guest.make_memory_ready().unwrap_or_else(|error| {
             tracing::warn!(error = chain(&error), "no memory is made ready ahead");
@@ -295,6 +300,11 @@ impl FunctionGuest {
         self.guard.peak()
     }
 
+    /// See [`Restored::failure`].
+    pub fn memory_failure(&self) -> Option<FailureKind> {
+        self.restored.as_ref().and_then(Restored::failure)
+    }
+
     /// Compares memory that was not written with the snapshot, when that was asked for; gives what is wrong.
     pub fn verify(&mut self) -> Option<String> {
         let restored = self.restored.as_ref().filter(|_| self.timeline.verified.is_some())?;
@@ -306,14 +316,16 @@ impl FunctionGuest {
         compared.err().map(|error| chain(&error))
     }
 
-    /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
-    pub fn end(mut self) -> Option<String> {
+    /// Ends the guest, and tells what was recorded of it.
+    pub fn end(mut self) -> Conclusion {
         let paused = self.process.pause(PAUSE_LIMIT).is_ok();
         let touched = self.process.mm.touched().ok().filter(|_| paused);
-        let problem = self.restored.take().and_then(|restored| restored.finish(&mut self.timeline, touched));
+        let restored = self.restored.take();
+        let end =
+            restored.map(|restored| restored.finish(self.timeline.clone(), touched)).unwrap_or_default();
         self.kill();
         self.process.wait_ended(Some(END_LIMIT));
-        problem
+        end
     }
 
     /// Tells the guest to end.

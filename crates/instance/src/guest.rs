@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
+use pages::PageSet;
 use process_kernel::task::ExitStatus;
 use restore::{Phase, Timeline};
 use runtime_api::{Invocation, ReleasedRuntime};
-use worker_protocol::GuestKind;
+use worker_protocol::{FailureKind, GuestKind};
 
 use crate::function_guest::{FunctionConfig, FunctionGuest, InstanceError, Listeners, ReadyMachine};
 use crate::linux_function::{BootFiles, LinuxConfig, LinuxFunction, ReadyLinux};
 use crate::program;
-use crate::restored::RestoreOptions;
+use crate::restored::{Conclusion, RestoreOptions};
 
 /// What a function's guest is made from.
 #[derive(Debug)]
@@ -34,7 +35,16 @@ impl Ready {
         })
     }
 
-    /// Makes more memory ready ahead; `false` when there is enough, or the guest has no use for it.
+    /// Says which memory is to be made ready ahead.
+    pub fn want_memory_ready(&mut self, pages: &PageSet) {
+        match self {
+            Self::Process(machine) => machine.want_memory_ready(pages),
+            // Its memory is placed by its kernel.
+            Self::Linux(_) => {}
+        }
+    }
+
+    /// Makes more of it ready; `false` when all is, or the guest has no use for it.
     pub fn make_memory_ready(&mut self) -> bool {
         match self {
             Self::Process(machine) => machine.make_memory_ready(),
@@ -148,6 +158,11 @@ impl Guest {
         timeline.finish();
     }
 
+    /// What the node can do about memory that could not be brought back, if that is how the guest failed.
+    pub fn memory_failure(&self) -> Option<FailureKind> {
+        either!(self, guest => guest.memory_failure())
+    }
+
     /// Compares memory that was not written with the snapshot, when that was asked for; gives what is wrong.
     pub fn verify(&mut self) -> Option<String> {
         either!(self, guest => guest.verify())
@@ -158,8 +173,8 @@ impl Guest {
         either!(self, guest => guest.peak_memory())
     }
 
-    /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
-    pub fn end(self) -> Option<String> {
+    /// Ends the guest, and tells what was recorded of it.
+    pub fn end(self) -> Conclusion {
         either!(self, guest => guest.end())
     }
 

@@ -22,12 +22,13 @@ use process_kernel::task::ExitStatus;
 use restore::{Phase, Timeline};
 use runtime_api::{Config, Credentials, Invocation, ReleasedRuntime};
 use snapshot::{MachineIdentity, Snapshot};
+use worker_protocol::FailureKind;
 
 use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::function_guest::{InstanceError, Listeners, events_to};
 use crate::memory_guard::MemoryGuard;
-use crate::restored::{Alarm, Behind, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, Conclusion, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{RuntimeBridge, Sockets};
 
 /// How long a guest may take to come to rest: its first program freezes the function and closes its connection.
@@ -233,6 +234,11 @@ impl LinuxFunction {
         self.session.machine().first_exit()
     }
 
+    /// See [`Restored::failure`].
+    pub fn memory_failure(&self) -> Option<FailureKind> {
+        self.restored.as_ref().and_then(Restored::failure)
+    }
+
     /// Compares memory that was not written with the snapshot, when that was asked for; gives what is wrong.
     pub fn verify(&mut self) -> Option<String> {
         let restored = self.restored.as_ref().filter(|_| self.timeline.verified.is_some())?;
@@ -249,17 +255,18 @@ impl LinuxFunction {
         self.guard.peak()
     }
 
-    /// Ends the guest, and publishes what was recorded of it; gives what went wrong with that.
-    pub fn end(mut self) -> Option<String> {
+    /// Ends the guest, and tells what was recorded of it.
+    pub fn end(mut self) -> Conclusion {
         let paused = self.session.pause();
         // What its own page tables say isn't looked at: it maps no files of the host.
         let touched = paused.is_ok().then(PageSet::new);
         let restored = self.restored.take();
-        let problem = restored.and_then(|restored| restored.finish(&mut self.timeline, touched));
+        let end =
+            restored.map(|restored| restored.finish(self.timeline.clone(), touched)).unwrap_or_default();
         self.kill();
         drop(paused);
         self.session.machine().wait();
-        problem
+        end
     }
 
     /// Tells the guest to end.

@@ -1,10 +1,10 @@
 //! What a restored instance came from: how its memory is brought back, and what becomes of that when it ends.
 
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use guest_memory::GuestMemory;
-use pages::{PageRange, PageSet};
+use pages::PageSet;
 use parking_lot::Mutex;
 use restore::{
     GuestLayout, LoadingSetProblem, Record, RestoreError, RestoreHandle, RestoreRequest, RestoreStrategy,
@@ -12,7 +12,7 @@ use restore::{
 };
 use serde_bytes::ByteBuf;
 use snapshot::Snapshot;
-use worker_protocol::{Learned, Record as Wish};
+use worker_protocol::{FailureKind, Learned, Record as Wish};
 
 use crate::error_text::chain;
 
@@ -66,7 +66,7 @@ pub(crate) struct Behind<'a> {
     pub memory: &'a Arc<GuestMemory>,
     /// For a process guest, whose own page tables forbid the writes that its regions don't allow: the memory that was made
     /// ready ahead.
-    pub ready: Option<PageRange>,
+    pub ready: Option<&'a PageSet>,
     /// The files that the guest has mapped.
     pub files: &'a [BorrowedFd<'a>],
 }
@@ -78,6 +78,15 @@ pub(crate) struct Alarm {
     pub learned: Arc<dyn Fn(Learned) + Send + Sync>,
 }
 
+/// How an instance ended.
+#[derive(Default)]
+pub(crate) struct Conclusion {
+    /// What went wrong with what was recorded of it.
+    pub problem: Option<String>,
+    /// What was measured of a restored one.
+    pub timeline: Option<Timeline>,
+}
+
 /// A restored instance's snapshot and what works on its memory.
 pub(crate) struct Restored {
     handle: RestoreHandle,
@@ -85,6 +94,8 @@ pub(crate) struct Restored {
     layout: GuestLayout,
     recorded: bool,
     learned: Arc<dyn Fn(Learned) + Send + Sync>,
+    /// What memory failed by, once it has.
+    failed: Arc<OnceLock<FailureKind>>,
 }
 
 impl Restored {
@@ -107,13 +118,19 @@ impl Restored {
         };
         if let Some(ready) = ready {
             request.tables_forbid_writes = true;
-            request.ready = ready;
+            request.ready = ready.clone();
         }
         let Alarm { victim, learned } = alarm;
         let tell = learned.clone();
+        let failed = Arc::new(OnceLock::new());
+        let fails = failed.clone();
         request.on_failure = Some(Arc::new(move |failure| {
+            let of_recording = failure.is_of_recording();
+            let kind = if of_recording { FailureKind::Recording } else { FailureKind::Snapshot };
+            // The first one counts.
+            let _ = fails.set(kind);
             // First, so that the node knows when it hears of the failed call.
-            if failure.is_of_recording() {
+            if of_recording {
                 tell(Learned::Damaged);
             }
             victim.fail(format!("its memory could not be brought back: {}", chain(failure)));
@@ -126,7 +143,12 @@ impl Restored {
             }
             timeline.verified = Some(Verified { before: layout.page_count().0, ..Verified::default() });
         }
-        Ok(Self { handle, snapshot, layout, recorded: timeline.recorded, learned })
+        Ok(Self { handle, snapshot, layout, recorded: timeline.recorded, learned, failed })
+    }
+
+    /// What the node can do about memory that could not be brought back, if that is so.
+    pub fn failure(&self) -> Option<FailureKind> {
+        self.failed.get().cloned()
     }
 
     /// Whether the recording needs to know which pages the guest itself touches.
@@ -157,7 +179,12 @@ impl Restored {
 
     /// Ends what works on memory, and tells the node what was recorded; gives what went wrong. `touched` are the pages that the
     /// guest itself touched, if it has come to rest.
-    pub fn finish(self, timeline: &mut Timeline, touched: Option<PageSet>) -> Option<String> {
+    pub fn finish(self, mut timeline: Timeline, touched: Option<PageSet>) -> Conclusion {
+        let problem = self.finished(&mut timeline, touched);
+        Conclusion { problem, timeline: Some(timeline) }
+    }
+
+    fn finished(self, timeline: &mut Timeline, touched: Option<PageSet>) -> Option<String> {
         let outcome = self.handle.finish(timeline);
         if let Some(failure) = outcome.failure {
             return Some(format!("memory could not be brought back: {}", chain(&failure)));

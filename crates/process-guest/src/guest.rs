@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, MapError};
 use machine::{Kvm, MachineError, Vm};
-use pages::{PageCount, PageIndex, PageRange};
+use pages::{PageCount, PageIndex, PageSet};
 use parking_lot::Mutex;
 use process_kernel::fs::{DirectoryOpener, MountTable, Vfs, VfsError};
 use process_kernel::mm::{MemoryImage, Mm};
@@ -219,21 +219,27 @@ impl ProcessGuest {
         Ok(())
     }
 
-    /// Makes another 2 MiB of memory ready ahead, and a vCPU if there is none to spare; `false` when there is enough.
+    /// Says which pages [`Self::make_memory_ready`] is to make ready: those that the next guest is likely to touch. What can't be
+    /// is left out.
+    pub fn want_memory_ready(&mut self, pages: &PageSet) {
+        self.ready.want(pages);
+    }
+
+    /// Makes another block's part of them ready ahead, and a vCPU if there is none to spare; `false` when there is no more.
     ///
     /// # Errors
     /// [`GuestError`].
     pub fn make_memory_ready(&mut self) -> Result<bool, GuestError> {
         let spare = self.hooks.cpus.lock().spare.pop();
         let mut cpu = spare.map_or_else(|| self.hooks.spare(), Ok)?;
-        self.vm.cover(PageCount(self.ready.pages().end().0 + 1))?;
+        self.vm.cover(self.ready.end())?;
         let grown = self.ready.grow(&self.memory, &mut cpu);
         self.hooks.cpus.lock().spare.push(cpu);
         grown
     }
 
     /// The memory that is ready: populated, writable, zero.
-    pub fn ready_memory(&self) -> PageRange {
+    pub fn ready_memory(&self) -> &PageSet {
         self.ready.pages()
     }
 

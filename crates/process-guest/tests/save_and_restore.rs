@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use guest_memory::{GuestMemory, Protection, Source};
 use machine::Kvm;
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
+use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use process_guest::{ProcessConfig, ProcessGuest};
 use process_kernel::file::{AccessMode, OpenFile, StatusFlags};
 use process_kernel::fs::{MountEntry, MountSource, MountTable, open_by_path};
@@ -117,9 +117,9 @@ fn transplant_into(
     let revival = new.revive(saved, &mounts(), &open_by_path).unwrap();
     let files = revival.mapped_files().descriptors().unwrap();
     copy_memory(old.memory(), new.memory(), &image, &files, writable);
-    let (end, ready) = (PageIndex(image.page_count.0), new.ready_memory());
-    if end < ready.end() {
-        new.memory().release(PageRange::between(end.max(ready.start), ready.end())).unwrap();
+    let past = PageRange::between(PageIndex(image.page_count.0), PageSet::LIMIT);
+    for run in new.ready_memory().within(past) {
+        new.memory().release(run).unwrap();
     }
     process.exit(ExitStatus::Code(0));
     process.wait_ended(Some(Duration::from_secs(10))).expect("the old guest ends");
@@ -244,8 +244,14 @@ print('wrote', flush=True)
     wait_for(&log, "ready");
     let mut new = ProcessGuest::new(&kvm).unwrap();
     // As a spare worker does: what was made ahead must not outlive what it was made for.
+    // Whole blocks, pages here and there, and what no guest can have ready.
+    let range = |start, count| PageRange::new(PageIndex(start), PageCount(count));
+    let scattered = (4000..9000).step_by(7).map(|page| range(page, 3));
+    let wanted: PageSet =
+        [range(0, 1), range(1024, 1500), range(1 << 20, 8)].into_iter().chain(scattered).collect();
+    new.want_memory_ready(&wanted);
     while new.make_memory_ready().unwrap() {}
-    assert!(!new.ready_memory().is_empty());
+    assert_eq!(*new.ready_memory(), wanted.within(range(1024, 1 << 18)).collect::<PageSet>());
     let (_new, process, after) = transplant_into(new, guest, process, true);
     let status = process.wait_ended(Some(Duration::from_secs(60)));
     let log = after.lock().unwrap().clone();

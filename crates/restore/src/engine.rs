@@ -25,7 +25,7 @@ use crate::reap::{Server, ServerJob, WorkingSet};
 use crate::recorder::Prepared;
 use crate::recording::{RecordingOptions, memory_pages};
 use crate::strategy::{FileUse, RestoreStrategy, Techniques};
-use crate::timeline::{Phase, Timeline};
+use crate::timeline::{Phase, ReadyUse, Timeline};
 
 /// Gaps up to this size are mapped from the memory file with their neighbours: a page of a hole costs the guest about what
 /// an anonymous page does, a mapping costs 5 us.
@@ -70,7 +70,7 @@ pub struct RestoreRequest<'a> {
     /// private memory writable for the host.
     pub tables_forbid_writes: bool,
     /// Anonymous memory, writable, populated and zero, that is there already; it may reach past the layout's end.
-    pub ready: PageRange,
+    pub ready: PageSet,
     /// Called, from a thread of the restore's own, when the guest must be stopped because its memory can't be trusted.
     pub on_failure: Option<FailureHook>,
 }
@@ -94,7 +94,7 @@ impl<'a> RestoreRequest<'a> {
             random_access: strategy == RestoreStrategy::FaaSnap,
             record: Record::No,
             tables_forbid_writes: false,
-            ready: PageRange::new(PageIndex(0), PageCount(0)),
+            ready: PageSet::new(),
             on_failure: None,
         }
     }
@@ -123,9 +123,14 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
     };
     let Restored { plan, background, loading_set, placed, prefetched_bytes, loader_start_ns } = restored?;
     // What was made ready past the guest's end is of no use to it.
-    let end = PageIndex(request.layout.page_count().0).max(request.ready.start);
+    let end = PageIndex(request.layout.page_count().0);
     if end < request.ready.end() {
-        request.memory.release(PageRange::between(end, request.ready.end()))?;
+        let past = PageRange::between(end, request.ready.end());
+        request.ready.within(past).try_for_each(|run| request.memory.release(run))?;
+    }
+    if !request.ready.is_empty() {
+        let (bytes, used_bytes) = (request.ready.count().bytes(), placed.count().bytes());
+        timeline.ready = Some(ReadyUse { bytes, used_bytes });
     }
     timeline.regions_mapped = plan.mappings() as u64;
     Ok(RestoreHandle {
@@ -286,10 +291,10 @@ fn loaded(
         false => Cow::Borrowed(request.layout),
     };
     let placement = match techniques.private_reads && techniques.ready_memory {
-        true => Placement::new(request.ready, &layout, stored, &set),
+        true => Placement::new(&request.ready, &layout, stored, &set),
         false => Placement::default(),
     };
-    let plan = mapped_plan(request, &layout, &runs).around(&placement.pages);
+    let plan = mapped_plan(request, &layout, &runs).around(&placement.kept());
     let loading_set = set.pages();
     let set_file = set.file.try_clone().map_err(RestoreError::Thread)?;
     let mut job = LoaderJob::new(Arc::clone(memory), set, &layout, stored, techniques);

@@ -66,3 +66,10 @@ pub enum RestoreError {
     #[error("a thread for the restore can't be started")]
     Thread(#[source] std::io::Error),
 }
+
+impl RestoreError {
+    /// Whether a recording is at fault: the snapshot is sound, and a restore without the recording would do.
+    pub fn is_of_recording(&self) -> bool {
+        matches!(self, Self::Load(failure) if failure.is_of_recording())
+    }
+}

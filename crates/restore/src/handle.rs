@@ -96,11 +96,13 @@ impl RestoreHandle {
             ..LoadingSetUse::default()
         };
         if let Some(loader) = loader {
-            if let Some(done) = loader.done_at_ns() {
-                let end_ns = done.saturating_sub(timeline.request_at_ns);
-                timeline.record(Phase::Loaded, self.loader_start_ns, end_ns);
-            }
-            if let Some(report) = loader.finish() {
+            let done = loader.done_at_ns();
+            let report = loader.finish();
+            // One that is ended before it is done has loaded until now.
+            let end_ns =
+                done.map_or_else(|| timeline.now_ns(), |done| done.saturating_sub(timeline.request_at_ns));
+            timeline.record(Phase::Loaded, self.loader_start_ns, end_ns);
+            if let Some(report) = report {
                 used.loaded_bytes += report.loaded_bytes;
                 outcome.failure = report.failure;
             }

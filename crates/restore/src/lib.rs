@@ -20,6 +20,7 @@ mod page_cache;
 mod picture;
 mod placement;
 mod plan;
+mod ready;
 mod reap;
 mod recorder;
 mod recording;
@@ -41,7 +42,8 @@ pub use loading_set::{
 pub use page_cache::drop_cached;
 pub use picture::MemoryPicture;
 pub use plan::{MapStep, RestorePlan};
+pub use ready::ReadyRule;
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingError, RecordingOptions};
 pub use strategy::{FileUse, RestoreStrategy, Technique, Techniques, UnknownStrategy, UnknownTechnique};
-pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, Timeline, Verified};
+pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, ReadyUse, Timeline, Verified};

@@ -160,8 +160,11 @@ impl LoaderJob {
     pub fn place(&self) -> Result<u64, LoadFailure> {
         let mut loaded_bytes = 0;
         let (placed, _) = self.chunks();
-        load(self, &placed, &AtomicBool::new(false), &mut loaded_bytes, |_| {}, |_| {})?;
-        Ok(loaded_bytes)
+        let loaded = load(self, &placed, &AtomicBool::new(false), &mut loaded_bytes, |_| {}, |_| {});
+        if let (Err(failure), Some(hook)) = (&loaded, &self.on_failure) {
+            hook(failure);
+        }
+        loaded.map(|()| loaded_bytes)
     }
 
     /// The chunks with their numbers, in order: those that have pages with a place, and the others.

@@ -1,7 +1,7 @@
 //! Pages whose content is put into memory that was ready before the request.
 //!
-//! A spare worker has populated the first part of guest-physical memory, and on software KVM even the shadow page tables for
-//! it. A page mapped there anew loses both. So pages known to be touched keep the memory that is there, and their content
+//! A spare worker has populated pages that its guest is likely to touch ([`crate::ReadyRule`]), and on software KVM even made the shadow page tables for
+//! them. A page mapped there anew loses both. So pages known to be touched keep the memory that is there, and their content
 //! is read into it; everything else is mapped as usual. All of it is in place before the guest runs, since nothing may
 //! arrive late in plain memory.
 
@@ -9,7 +9,7 @@ use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 
 use guest_memory::GuestMemory;
-use pages::{PAGE_SIZE, PageRange, PageSet};
+use pages::{PAGE_SIZE, PageIndex, PageRange, PageSet};
 use rustix::fs::{Advice, fadvise};
 use snapshot::Snapshot;
 
@@ -17,9 +17,9 @@ use crate::error::RestoreError;
 use crate::layout::{Access, Backing, FileIndex, GuestLayout};
 use crate::loading_set::LoadingSet;
 
-/// Known pages with at most this many others between them are one run, and the others are read with them: a mapping of their own
-/// would cost more (5 us, and 0.2 us a page for what was ready there).
-const GAP: u64 = 8;
+/// Known pages with at most this many others between them are one run, and the others, where they are ready, are read with
+/// them: a mapping of their own would cost more (5 us, and 0.2 us a page for what was ready there).
+pub(crate) const GAP: u64 = 8;
 
 /// A run of pages and where in a file of the guest its content is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,8 +32,10 @@ struct FromFile {
 /// Which pages stay, and what is read into them beside the loading set, which the loader reads.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Placement {
-    /// All of them.
+    /// All that get content, or are known to be touched.
     pub pages: PageSet,
+    /// Ready pages that nobody knows, but that are as they have to be: zero, and the guest may write them.
+    pub idle: PageSet,
     /// Stored pages between those of the loading set.
     stored: PageSet,
     /// Pages of the guest's files.
@@ -42,14 +44,14 @@ pub(crate) struct Placement {
 
 impl Placement {
     /// What to place of a guest with `layout` and `stored` pages into `ready` memory, which is zero.
-    pub fn new(ready: PageRange, layout: &GuestLayout, stored: &PageSet, set: &LoadingSet) -> Self {
+    pub fn new(ready: &PageSet, layout: &GuestLayout, stored: &PageSet, set: &LoadingSet) -> Self {
         let loading = set.pages();
         let known = loading.union(set.fresh()).union(set.files());
         Self::of(ready, layout, stored, &loading, &known)
     }
 
     fn of(
-        ready: PageRange,
+        ready: &PageSet,
         layout: &GuestLayout,
         stored: &PageSet,
         loading: &PageSet,
@@ -57,20 +59,19 @@ impl Placement {
     ) -> Self {
         let mut placement = Self::default();
         for region in layout.regions() {
-            let range = region.range.intersection(ready);
             let is_private = !matches!(region.backing, Backing::Absent | Backing::File { shared: true, .. });
-            if range.is_empty() || region.access == Access::None || !is_private {
+            if region.access == Access::None || !is_private {
                 continue;
             }
-            let mut pages = PageSet::new();
-            let mut previous: Option<PageRange> = None;
-            for run in known.within(range) {
-                let near = previous.filter(|before| run.start.0 - before.end().0 <= GAP);
-                let run = PageRange::between(near.map_or(run.start, |before| before.end()), run.end());
-                pages.insert(run);
-                previous = Some(run);
+            let ready: PageSet = ready.within(region.range).collect();
+            if ready.is_empty() {
+                continue;
             }
-            placement.stored = placement.stored.union(&pages.intersection(stored).difference(loading));
+            let pages = bridged(known.within(region.range)).intersection(&ready);
+            if region.backing == Backing::Memory && region.access == Access::ReadWrite {
+                placement.idle.extend(ready.difference(&pages).difference(stored).runs().iter().copied());
+            }
+            placement.stored.extend(pages.intersection(stored).difference(loading).runs().iter().copied());
             if let Backing::File { file, offset, .. } = region.backing {
                 let from_file = pages.difference(stored).difference(loading);
                 placement.files.extend(from_file.runs().iter().map(|run| FromFile {
@@ -79,9 +80,14 @@ impl Placement {
                     offset: offset + (run.start.0 - region.range.start.0) * PAGE_SIZE,
                 }));
             }
-            placement.pages = placement.pages.union(&pages);
+            placement.pages.extend(pages.runs().iter().copied());
         }
         placement
+    }
+
+    /// What no mapping may replace.
+    pub fn kept(&self) -> PageSet {
+        self.pages.union(&self.idle)
     }
 
     /// Asks for what [`Self::fill`] reads of the memory file, without waiting for it.
@@ -117,6 +123,18 @@ impl Placement {
     }
 }
 
+/// `runs`, ascending, with the gaps of at most [`GAP`] pages between them.
+pub(crate) fn bridged(runs: impl Iterator<Item = PageRange>) -> PageSet {
+    let mut pages = PageSet::new();
+    let mut end: Option<PageIndex> = None;
+    for run in runs {
+        let start = end.filter(|end| run.start.0 - end.0 <= GAP).unwrap_or(run.start);
+        pages.insert(PageRange::between(start, run.end()));
+        end = Some(run.end());
+    }
+    pages
+}
+
 #[cfg(test)]
 mod tests {
     use pages::PageCount;
@@ -140,10 +158,23 @@ mod tests {
         let stored = set(&[(10, 12), (52, 70), (100, 110), (140, 200)]);
         let loading = set(&[(11, 12), (52, 54), (58, 60), (80, 82), (150, 155)]);
         let known = loading.union(&set(&[(3, 5), (103, 105), (122, 124), (190, 195)]));
-        let placement = Placement::of(range(2, 160), &layout, &stored, &loading, &known);
+        let placement = Placement::of(&set(&[(2, 160)]), &layout, &stored, &loading, &known);
         assert_eq!(placement.pages, set(&[(3, 12), (52, 60), (80, 82), (150, 155)]));
+        assert_eq!(placement.idle, set(&[(50, 52), (70, 80), (82, 100)]));
         assert_eq!(placement.stored, set(&[(10, 11), (54, 58)]));
         let offset = 0x3000 + 3 * PAGE_SIZE;
         assert_eq!(placement.files, [FromFile { range: range(3, 10), file: FileIndex(2), offset }]);
+    }
+
+    #[test]
+    fn only_what_is_ready_stays() {
+        let region = Region { range: range(0, 100), backing: Backing::Memory, access: Access::ReadWrite };
+        let layout = GuestLayout::new(PageCount(100), vec![region]).unwrap();
+        let (stored, loading) = (set(&[(0, 60)]), set(&[(10, 20), (24, 30)]));
+        let ready = set(&[(12, 14), (19, 22), (40, 42), (80, 82)]);
+        let placement = Placement::of(&ready, &layout, &stored, &loading, &loading);
+        assert_eq!(placement.pages, set(&[(12, 14), (19, 22)]));
+        assert_eq!(placement.stored, set(&[(20, 22)]));
+        assert_eq!(placement.idle, set(&[(80, 82)]));
     }
 }

@@ -32,7 +32,7 @@ pub enum Phase {
     Mapped,
     /// Eager and REAP: content was read and installed before the guest runs.
     Prefetched,
-    /// The loader's own time, beside the guest's: from its start to the last page.
+    /// The loader's own time, beside the guest's: from its start to the last page, or to the end of an instance that ended before.
     Loaded,
     /// KVM_CREATE_VM and its settings.
     VmCreated,
@@ -124,6 +124,15 @@ impl LoadingSetUse {
     }
 }
 
+/// What became of the memory that a worker had made ready ahead, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ReadyUse {
+    /// What was ready.
+    pub bytes: u64,
+    /// What of it got content of the snapshot, or is known to be touched.
+    pub used_bytes: u64,
+}
+
 /// What the full-memory comparison compared; a wrong page ends the restore or the call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Verified {
@@ -165,6 +174,8 @@ pub struct Timeline {
     pub faults: FaultCounts,
     /// Bytes that this process caused to be read from disk since then; none where the kernel doesn't say.
     pub bytes_read: Option<u64>,
+    /// What became of memory that was ready; none where there was none.
+    pub ready: Option<ReadyUse>,
     /// What became of the loading set, for strategies that have one.
     pub loading_set: Option<LoadingSetUse>,
     /// Resident set of this process at the end, in bytes.
@@ -223,6 +234,7 @@ impl Timeline {
             regions_mapped: 0,
             faults: FaultCounts::default(),
             bytes_read: None,
+            ready: None,
             loading_set: None,
             resident_bytes: 0,
             verified: None,
@@ -256,6 +268,18 @@ impl Timeline {
         phases.extend(shifted(worker.request_at_ns, worker.phases));
         phases.sort_by_key(|phase| phase.end_ns);
         Self { request_at_ns: self.request_at_ns, phases, ..worker }
+    }
+
+    /// Adds what only the end of the instance tells: when the loader was done, and what became of the loading set. `ended` has
+    /// the same request.
+    #[must_use]
+    pub fn completed_by(mut self, ended: &Self) -> Self {
+        let is_new =
+            |record: &&PhaseRecord| record.phase == Phase::Loaded && self.end_of(Phase::Loaded).is_none();
+        let loaded: Vec<PhaseRecord> = ended.phases.iter().filter(is_new).copied().collect();
+        self.phases.extend(loaded);
+        self.loading_set = ended.loading_set;
+        self
     }
 
     /// Nanoseconds since the request.
@@ -334,6 +358,9 @@ impl fmt::Display for Timeline {
             None => writeln!(f, "read from disk     unknown: this kernel doesn't count it")?,
         }
         writeln!(f, "regions mapped     {}", self.regions_mapped)?;
+        if let Some(ReadyUse { bytes, used_bytes }) = self.ready {
+            writeln!(f, "ready memory       {} KiB, {} KiB used", bytes >> 10, used_bytes >> 10)?;
+        }
         if let Some(LoadingSetUse { bytes, loaded_bytes, private_bytes, missed_bytes }) = self.loading_set {
             writeln!(
                 f,

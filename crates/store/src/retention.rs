@@ -20,7 +20,7 @@ use walkdir::WalkDir;
 
 use crate::error::StoreError;
 use crate::home::{Store, names, now};
-use crate::snapshots::Revision;
+use crate::snapshots::{Revision, SnapshotEntry};
 use crate::staging::{discard, sweep};
 
 /// A use is noted at most this often.
@@ -103,6 +103,13 @@ impl Store {
         write().map_err(StoreError::io("noting a use in", &mark))
     }
 
+    /// When a snapshot was last used, as far as it was noted, or made: in seconds since 1970.
+    pub fn last_use(&self, function: &FunctionName, snapshot: &SnapshotEntry) -> u64 {
+        let noted = fs::metadata(self.mark(function, &snapshot.id)).and_then(|found| found.modified()).ok();
+        let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        noted.map_or(0, since).max(snapshot.created)
+    }
+
     /// A file beside the snapshot whose time is that of the last use: the snapshot itself is never written.
     fn mark(&self, function: &FunctionName, id: &SnapshotId) -> PathBuf {
         self.snapshots_folder().join(function.as_str()).join(format!("{id}.used"))
@@ -158,10 +165,7 @@ impl Store {
         let newest = |revision: &str| {
             all.iter().filter(|other| other.id.revision() == revision).map(|other| other.id.number()).max()
         };
-        let kept = |entry: &crate::SnapshotEntry| {
-            let modified =
-                fs::metadata(self.mark(function, &entry.id)).and_then(|found| found.modified()).ok();
-            let since = |at: SystemTime| at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let kept = |entry: &SnapshotEntry| {
             let rank = if newest(entry.id.revision()) != Some(entry.id.number()) {
                 Rank::Replaced
             } else if asked_for.get(entry.id.revision()) == Some(&true) {
@@ -169,7 +173,7 @@ impl Store {
             } else {
                 Rank::Automatic
             };
-            let last_use = modified.map_or(0, since).max(entry.created);
+            let last_use = self.last_use(function, entry);
             (entry.id.clone(), Kept { bytes: entry.bytes_on_disk, last_use, rank })
         };
         Ok(all.iter().map(kept).collect())

@@ -7,7 +7,7 @@
 //!     │ ◄────────────────────────────────────────────────────► │
 //!     │                       Ready: a virtual machine is made │
 //!     │ ◄───────────────────────────────────────────────────── │
-//!     │  MakeMemoryReady (a spare worker's)                    │
+//!     │  MakeMemoryReady + which pages (a spare worker's)       │
 //!     │ ─────────────────────────────────────────────────────► │
 //!     │                                            MemoryReady │
 //!     │ ◄───────────────────────────────────────────────────── │
@@ -49,7 +49,7 @@ pub use descriptors::{Attached, Descriptor, DescriptorError, Descriptors};
 pub use frame::{Decoder, FrameError, MAX_DESCRIPTORS, MAX_FRAME, VERSION};
 pub use messages::{
     Answer, BOOT_LIMIT, Booted, Configuration, Credentials, Ending, Exit, Failure, FailureKind, FromWorker,
-    GuestKind, Health, InheritedDescriptor, Invoke, Kernel, KernelModule, Learned, Limits, LogStream, Mount,
-    NetworkPolicy, Record, RestoreRequest, Restored, RuntimeService, SnapshotPoint, Snapshotted, Timeline,
-    ToWorker, Usage,
+    GuestKind, Health, InheritedDescriptor, Invoke, Kernel, KernelModule, Learned, Limits, LogStream,
+    MOST_READY_PAGES, Mount, NetworkPolicy, Record, RestoreRequest, Restored, RuntimeService, SnapshotPoint,
+    Snapshotted, Timeline, ToWorker, Usage,
 };

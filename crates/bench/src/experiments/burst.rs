@@ -146,7 +146,7 @@ fn at_once(request: Request<'_>, folders: &[&Path], how: &How) -> Result<Vec<u64
     distinct.dedup();
     let mut workers = Vec::new();
     for _ in folders {
-        let worker = request.subject.ready_worker(Some(how.options.strategy));
+        let worker = request.subject.worker_for(&distinct, how);
         workers.push(worker.map_err(|source| request.worker_error(how, source))?);
     }
     for folder in distinct {

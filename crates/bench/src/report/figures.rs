@@ -117,10 +117,20 @@ const PHASES: [(&str, &str, &[Phase]); 5] = [
 const RUNNING: [(&str, &str); 2] =
     [("running longer than warm", "#0072b2"), ("running as long as warm", "#d9d9d9")];
 
-/// Milliseconds of the phases of one group.
+/// Milliseconds of the phases of one group. Where a phase overlaps those before it, what it adds to them; the loader beside
+/// the guest and the first exit add nothing.
 fn phase_ms(timeline: &Timeline, phases: &[Phase]) -> f64 {
-    let took = timeline.phases.iter().filter(|record| phases.contains(&record.phase));
-    took.map(|record| record.end_ns.saturating_sub(record.start_ns)).sum::<u64>() as f64 / 1e6
+    let (mut end, mut took) = (0, 0);
+    for record in &timeline.phases {
+        if matches!(record.phase, Phase::Loaded | Phase::FirstExit) {
+            continue;
+        }
+        if phases.contains(&record.phase) {
+            took += record.end_ns.saturating_sub(record.start_ns.max(end));
+        }
+        end = end.max(record.end_ns);
+    }
+    took as f64 / 1e6
 }
 
 fn phases(results: Results<'_>) -> String {

@@ -230,7 +230,9 @@ fn invoke(
         answer = worker.invoke(invocation(function, &Uuid::new_v4().to_string(), &payload))?;
         timeline.reached(Phase::Returned);
     }
-    worker.stop()?;
+    if let Some(ended) = worker.stop_measured()?.filter(|_| way.calls == 1) {
+        timeline = timeline.completed_by(&ended);
+    }
     Ok((answer, timeline))
 }
 
@@ -263,6 +265,7 @@ pub(super) fn function_error(failure: Failure, init_limit: Duration, request_id:
         | FailureKind::Machine
         | FailureKind::Program
         | FailureKind::Snapshot
+        | FailureKind::Recording
         | FailureKind::Internal => Err(WorkerError::Failed(failure).into()),
     }
 }

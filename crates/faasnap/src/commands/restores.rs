@@ -1,7 +1,8 @@
 //! `faasnap invoke --restores`: many cold starts of one snapshot, and what their time went into.
 
 use anyhow::{Context, Result, bail};
-use function_worker::{RestoreOptions, Role, SpareWorker, guest_kind};
+use function_worker::{RecentRestores, RestoreOptions, Role, SpareWorker, guest_kind};
+use pages::PageSet;
 use restore::{Phase, RestoreStrategy, Timeline};
 use serde::Serialize;
 use store::{OpenFunction, SnapshotEntry, Store};
@@ -56,11 +57,16 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments, times: u32, payloa
     let (entry, _lease) = existing(store, &function)?;
     let options = restore_options(arguments);
     let role = role(true, arguments.network.apply()?)?;
+    // As a node: what its workers have ready follows from what was restored before.
+    let mut recent = RecentRestores::of_home(store)?;
+    let mut restore_once = || {
+        let pages = recent.likely_pages();
+        recent.note(&entry.path);
+        once(arguments, &function, &entry, &options, &role, payload, pages)
+    };
     // The first may be recorded, and everything has its code in memory afterwards: it doesn't count.
-    once(arguments, &function, &entry, &options, &role, payload)?;
-    let timelines = (0..times)
-        .map(|_| once(arguments, &function, &entry, &options, &role, payload))
-        .collect::<Result<Vec<_>>>()?;
+    restore_once()?;
+    let timelines = (0..times).map(|_| restore_once()).collect::<Result<Vec<_>>>()?;
     let until =
         |phase: Phase| Figures::of(timelines.iter().filter_map(move |timeline| timeline.end_of(phase)));
     let report = Report {
@@ -86,6 +92,7 @@ fn once(
     options: &RestoreOptions,
     role: &Role,
     payload: &[u8],
+    likely_pages: PageSet,
 ) -> Result<Timeline> {
     if arguments.drop_cache {
         let cached =
@@ -100,7 +107,7 @@ fn once(
         false => {
             let mut worker = SpareWorker::start(guest)?;
             match options.strategy {
-                RestoreStrategy::FaaSnap => worker.wait_memory_ready()?,
+                RestoreStrategy::FaaSnap => worker.wait_memory_ready(likely_pages)?,
                 _ => worker.wait_ready()?,
             }
             Some(worker)
@@ -117,8 +124,10 @@ fn once(
     if answer.ending.is_function_error() {
         bail!("the function failed: {}", String::from_utf8_lossy(&answer.payload));
     }
-    worker.stop()?;
-    Ok(timeline)
+    Ok(match worker.stop_measured()? {
+        Some(ended) => timeline.completed_by(&ended),
+        None => timeline,
+    })
 }
 
 /// One row for each phase, in the order in which it came in most restores.
@@ -149,8 +158,15 @@ fn text(report: &Report) -> String {
         sorted.sort_unstable();
         sorted.get(sorted.len() / 2).copied().unwrap_or(0)
     };
+    let ready = match median_of(|timeline| timeline.ready.map_or(0, |ready| ready.bytes >> 10)) {
+        0 => String::new(),
+        kibibytes => {
+            let used = median_of(|timeline| timeline.ready.map_or(0, |ready| ready.used_bytes >> 10));
+            format!(", {kibibytes} KiB of memory ready, {used} KiB of it used")
+        }
+    };
     format!(
-        "{} restores by {}, {}, {}; medians\n{}\n{}\n{}\n{} minor and {} major faults, {} KiB read, {} mappings",
+        "{} restores by {}, {}, {}; medians\n{}\n{}\n{}\n{} minor and {} major faults, {} KiB read, {} mappings{ready}",
         report.timelines.len(),
         report.strategy,
         if report.spare {

@@ -48,7 +48,7 @@ pub fn serve() {
             }
             ToWorker::Stop => return,
             ToWorker::Signal { .. } => {}
-            ToWorker::MakeMemoryReady => worker.say(FromWorker::MemoryReady),
+            ToWorker::MakeMemoryReady { .. } => worker.say(FromWorker::MemoryReady),
         }
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
+use pages::PageSet;
 use parking_lot::Mutex;
 use process_kernel::ipc::LogStream as GuestLog;
 use process_kernel::task::ExitStatus;
@@ -28,14 +29,15 @@ use serde_bytes::ByteBuf;
 use thiserror::Error;
 use worker_protocol::{
     Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, GuestKind, Health,
-    Invoke, Kernel, Learned, LogStream, Received, RestoreRequest, Sender, Snapshotted, ToWorker,
-    WorkerChannel,
+    Invoke, Kernel, Learned, LogStream, MOST_READY_PAGES, Received, RestoreRequest, Sender, Snapshotted,
+    ToWorker, WorkerChannel,
 };
 
 use crate::error_text::chain;
 use crate::function_guest::{InstanceError, Listeners};
 use crate::guest::{Guest, Ready};
 use crate::lifecycle::{GuestEnd, Lifecycle, OutOfTurn};
+use crate::restored::Conclusion;
 use configuration::Configured;
 use report::Invocation;
 
@@ -215,10 +217,7 @@ impl Worker {
         let done = match message {
             ToWorker::Configure(configuration) => self.configure(*configuration, &mut descriptors),
             ToWorker::Boot { kernel } => self.boot(kernel, &mut descriptors),
-            ToWorker::MakeMemoryReady => {
-                self.makes_memory_ready = true;
-                Ok(())
-            }
+            ToWorker::MakeMemoryReady { pages } => self.want_memory_ready(pages),
             ToWorker::Restore(request) => self.restore(request, &mut descriptors),
             ToWorker::Invoke(invoke) => self.invoke(*invoke),
             ToWorker::Snapshot { into } => match descriptors.take(into) {
@@ -262,6 +261,21 @@ impl Worker {
             machine.begin_request();
         }
         self.configured = Some(configuration::read(&configuration, descriptors).map_err(Refused::Request)?);
+        Ok(())
+    }
+
+    fn want_memory_ready(&mut self, pages: Vec<(u64, u64)>) -> Result<(), Refused> {
+        let pages = PageSet::try_from(pages)
+            .map_err(|_| Refused::Request("the pages to make ready are no ascending runs".to_owned()))?;
+        if pages.count().0 > MOST_READY_PAGES {
+            let text = format!("{} pages to make ready are more than {MOST_READY_PAGES}", pages.count().0);
+            return Err(Refused::Request(text));
+        }
+        // Without a machine there is a function already.
+        if let Some(machine) = self.machine.as_mut().filter(|_| self.configured.is_none()) {
+            machine.want_memory_ready(&pages);
+            self.makes_memory_ready = true;
+        }
         Ok(())
     }
 
@@ -395,12 +409,15 @@ impl Worker {
     }
 
     fn stop(&mut self) -> Result<(), WorkerError> {
-        let problem = self.guest.take().and_then(Guest::end);
+        let Conclusion { problem, timeline } = self.guest.take().map(Guest::end).unwrap_or_default();
         // A node that is gone keeps nothing.
         let _ = self.tell_learned();
         if let Some(problem) = problem {
             // The node may be gone: then nobody is there to be told.
             let _ = self.node.log(LogStream::Worker, format!("{problem}\n").as_bytes());
+        }
+        if let Some(timeline) = timeline {
+            let _ = self.node.send(&FromWorker::Finished(report::encoded(&timeline)));
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use linux_guest::{GuestError as LinuxError, LinuxGuestError};
 use process_guest::GuestError;
-use restore::{Phase, Timeline as Record};
+use restore::{Phase, RestoreError, Timeline as Record};
 use runtime_api::{CognitoIdentity, ExitReason, Outcome, ResponseMode, log_line};
 use serde_bytes::ByteBuf;
 use worker_protocol::{
@@ -103,7 +103,10 @@ impl Worker {
             }
             NotReady::InitTimeout => (FailureKind::InitTimeout, "init took too long".to_owned()),
             NotReady::RestoreTimeout => (FailureKind::RestoreTimeout, "the restore took too long".to_owned()),
-            NotReady::Ended(GuestEnd::Broken(reason)) => (FailureKind::Internal, reason),
+            NotReady::Ended(GuestEnd::Broken(reason)) => {
+                let of_memory = self.guest.as_ref().and_then(Guest::memory_failure);
+                (of_memory.unwrap_or(FailureKind::Internal), reason)
+            }
             NotReady::Ended(end) => {
                 let message = match &end {
                     GuestEnd::OutOfMemory => "the function used more memory than it may".to_owned(),
@@ -185,9 +188,13 @@ impl Worker {
     }
 
     fn timeline(&mut self) -> Timeline {
-        let encode = |record: &Record| postcard::to_stdvec(record).unwrap_or_default();
-        Timeline(ByteBuf::from(self.guest.as_mut().map(|guest| encode(guest.timeline())).unwrap_or_default()))
+        self.guest.as_mut().map(|guest| encoded(guest.timeline())).unwrap_or_default()
     }
+}
+
+/// A record as the node gets it.
+pub(super) fn encoded(record: &Record) -> Timeline {
+    Timeline(ByteBuf::from(postcard::to_stdvec(record).unwrap_or_default()))
 }
 
 /// The invocation as the Runtime API takes it.
@@ -244,6 +251,10 @@ pub(super) fn failure_kind(error: &InstanceError) -> FailureKind {
         }
         InstanceError::Program(ProgramError::Machine(_)) => FailureKind::Machine,
         InstanceError::Program(_) | InstanceError::Guest(GuestError::Program(_)) => FailureKind::Program,
+        InstanceError::Restore(error) if error.is_of_recording() => FailureKind::Recording,
+        InstanceError::Restore(RestoreError::Unavailable { .. } | RestoreError::Thread(_)) => {
+            FailureKind::Machine
+        }
         InstanceError::Checkpoint(CheckpointError::Snapshot(_))
         | InstanceError::Restore(_)
         | InstanceError::Runtime(_)

@@ -7,7 +7,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use serde::{Deserialize, Serialize};
@@ -114,6 +114,18 @@ impl LoadingSet {
     /// The regions in the order of loading.
     pub fn regions(&self) -> &[PlacedRegion] {
         &self.regions
+    }
+
+    /// The pages that a restore of the snapshot in `directory` by the FaaSnap strategy knows: those of the loading set, and those
+    /// that get memory beside it. Reads the table only; whether it is that snapshot's is not asked.
+    ///
+    /// # Errors
+    /// [`LoadingSetProblem`] saying why it can't be told.
+    pub fn known_pages(directory: &Path) -> Result<PageSet, LoadingSetProblem> {
+        let (file, length) = open(&directory.join(Self::file_name(RestoreStrategy::FaaSnap)))?;
+        let (Table { first, files }, _) = read_table(&file, length)?;
+        let loading: PageSet = first.regions.iter().map(|region| region.range).collect();
+        Ok(loading.union(&first.fresh).union(&files))
     }
 
     /// The recording that this set was made from, as far as the set keeps it: pages between merged regions count as seen.
@@ -239,12 +251,7 @@ impl LoadingSet {
     /// [`LoadingSetProblem`] saying why it can't be used.
     pub fn open(snapshot: &Snapshot, name: &str, layout: &GuestLayout) -> Result<Self, LoadingSetProblem> {
         let path = snapshot.directory().join(name);
-        let file = match File::open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LoadingSetProblem::Missing),
-            Err(error) => return Err(LoadingSetProblem::Unreadable(error)),
-        };
-        let length = file.metadata().map_err(LoadingSetProblem::Unreadable)?.len();
+        let (file, length) = open(&path)?;
         let (Table { first: table, files }, data_offset) = read_table(&file, length)?;
         if table.snapshot != snapshot.id() {
             return Err(LoadingSetProblem::Stale(table.snapshot));
@@ -366,6 +373,17 @@ fn measure(
         regions.iter().map(|region| (region.range.start.address().0, region.range.count.bytes())).collect();
     let length = scattered.iter().map(|(_, length)| length).sum();
     DiskProfile::measure(&memory, &scattered, compact, (data_offset, length))
+}
+
+/// The file at `path` and its length.
+fn open(path: &Path) -> Result<(File, u64), LoadingSetProblem> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(LoadingSetProblem::Missing),
+        Err(error) => return Err(LoadingSetProblem::Unreadable(error)),
+    };
+    let length = file.metadata().map_err(LoadingSetProblem::Unreadable)?.len();
+    Ok((file, length))
 }
 
 fn damaged<T>(what: impl Into<String>) -> Result<T, LoadingSetProblem> {

@@ -45,6 +45,9 @@ pub enum FromWorker {
     Failed(Failure),
     /// The guest's program ended outside of an invocation.
     Exited(Exit),
+    /// What was measured until a restored instance's end, the loader's included; sent after [`Stop`](crate::ToWorker::Stop).
+    /// Nobody has to wait for it.
+    Finished(Timeline),
     /// Something about the snapshot that the instance was restored from. A worker can't write there; its node checks what it
     /// says and keeps it.
     Learned(Learned),
@@ -255,6 +258,9 @@ pub enum FailureKind {
     RestoreTimeout,
     /// The snapshot is damaged, from another version or for another CPU: quarantine it, boot, snapshot anew.
     Snapshot,
+    /// A recording beside the snapshot is damaged, which was told as [`Learned::Damaged`]: once it is set aside, the next
+    /// restore does without it.
+    Recording,
     /// The program ended by itself before it was ready.
     Exited(Exit),
     /// Anything else: a defect.

@@ -9,5 +9,5 @@ pub use from_worker::{
 };
 pub use to_worker::{
     BOOT_LIMIT, Configuration, Credentials, GuestKind, InheritedDescriptor, Invoke, Kernel, KernelModule,
-    Limits, Mount, NetworkPolicy, Record, RestoreRequest, RuntimeService, ToWorker,
+    Limits, MOST_READY_PAGES, Mount, NetworkPolicy, Record, RestoreRequest, RuntimeService, ToWorker,
 };

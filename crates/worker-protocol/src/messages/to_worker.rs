@@ -7,13 +7,20 @@ use serde_bytes::ByteBuf;
 
 use crate::descriptors::Descriptor;
 
+/// The most pages that a worker is asked to make ready: 64 MiB.
+pub const MOST_READY_PAGES: u64 = 16_384;
+
 /// A node's message. Configure comes first and once; then Boot or Restore, once; then the others. Configure, Boot or Restore,
 /// and the first Invoke may be sent without waiting in between: what came too early is done when its turn has come.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum ToWorker {
     /// Make memory ready for a restore by the faasnap strategy, until a function comes. Answered by
-    /// [`MemoryReady`](crate::FromWorker::MemoryReady) if that takes longer.
-    MakeMemoryReady,
+    /// [`MemoryReady`](crate::FromWorker::MemoryReady) if no function comes before.
+    MakeMemoryReady {
+        /// The guest-physical pages, at most [`MOST_READY_PAGES`]: ascending runs, each as the pages since the end of the one
+        /// before and its own. Those that can't be made ready are left out.
+        pages: Vec<(u64, u64)>,
+    },
     /// What the instance is. Answered only when it is refused.
     Configure(Box<Configuration>),
     /// Start the program from the beginning. Answered by [`Booted`](crate::FromWorker::Booted) when it has initialised.
