@@ -166,3 +166,39 @@ pub(crate) fn unblock_signals() -> io::Result<()> {
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// Segments of this process's executable and libraries that are mapped from their files and can't be written: address and
+/// bytes, in whole pages.
+pub(crate) fn read_only_segments() -> Vec<(usize, usize)> {
+    unsafe extern "C" fn visit(info: *mut libc::dl_phdr_info, _: usize, found: *mut libc::c_void) -> i32 {
+        // SAFETY: dl_iterate_phdr(3) passes a valid object, and `found` is the vector that the caller below passes.
+        let (info, found) = unsafe { (&*info, &mut *found.cast::<Vec<(usize, usize)>>()) };
+        if info.dlpi_phdr.is_null() {
+            return 0;
+        }
+        // SAFETY: the program headers of a loaded object, `dlpi_phnum` of them, stay where they are while it is visited.
+        let headers = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
+        let read_only = |header: &&libc::Elf64_Phdr| {
+            header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0 && header.p_filesz != 0
+        };
+        for header in headers.iter().filter(read_only) {
+            let start = (info.dlpi_addr + header.p_vaddr) as usize;
+            let end = start + header.p_filesz as usize;
+            let page = rustix::param::page_size();
+            let first = start / page * page;
+            found.push((first, end.next_multiple_of(page) - first));
+        }
+        0
+    }
+    let mut found: Vec<(usize, usize)> = Vec::new();
+    // SAFETY: `visit` fits what dl_iterate_phdr(3) calls, and the vector outlives the call.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut found).cast()) };
+    found
+}
+
+/// Takes the pages of a segment that [`read_only_segments`] gave out of this process's page tables.
+pub(crate) fn let_go((start, length): (usize, usize)) {
+    // SAFETY: a private mapping of a file that nobody has written: its pages read the same again from the file
+    // (MADV_DONTNEED, madvise(2)), also those that other threads are executing. A refusal changes nothing.
+    unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
+}

@@ -111,6 +111,7 @@ pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
             return Ok(node.send(&FromWorker::Failed(failure))?);
         }
     };
+    jail::let_go_of_start_up();
     // From here on the node, a snapshot or a guest has a say.
     jail::begin_running()?;
     node.send(&FromWorker::Ready)?;
