@@ -213,11 +213,18 @@ impl ReadyVm {
         for disk in config.disks {
             virtio.push(Box::new(Block::new(disk).map_err(LinuxGuestError::Disk)?));
         }
-        let devices = Devices::new(&vm, &view, config.console, virtio, saved.map(|saved| &saved.devices))?;
         let mut processors = Vec::new();
         for id in 0..config.processors {
             processors.push(vm.create_vcpu(id, config.processors)?);
         }
+        if let Some(saved) = saved {
+            vm.restore(&saved.system)?;
+            for (processor, state) in processors.iter().zip(&saved.processors) {
+                processor.restore(state)?;
+            }
+        }
+        // After the interrupt controllers: a device raises anew what the guest has not yet heard.
+        let devices = Devices::new(&vm, &view, config.console, virtio, saved.map(|saved| &saved.devices))?;
         if let Some(first) = processors.first() {
             prepare(&view, first, devices.virtio_count())?;
         }
@@ -235,12 +242,6 @@ impl ReadyVm {
             wake,
             first_exit: OnceLock::new(),
         });
-        if let Some(saved) = saved {
-            vm.restore(&saved.system)?;
-            for (processor, state) in processors.iter().zip(&saved.processors) {
-                processor.restore(state)?;
-            }
-        }
         let mut machine = MicroVm { vm, memory, memory_mib: config.memory_mib, shared, threads: Vec::new() };
         machine.spawn(processors, events)?;
         Ok(machine)

@@ -1,52 +1,17 @@
 //! Debian's unmodified kernel in a microVM. Needs hardware KVM: `cargo xtask test --hardware-kvm` runs these tests in its rig.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
-use std::fs::{self, File};
+mod guests;
+
 use std::io::{self, Read, Write};
-use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use guest_init::wire::{Ended, Kind, Start};
-use linux_guest::{
-    Beginning, Disk, DiskAccess, GuestError, Hardware, KernelImage, Line, MODULES, Program, ProgramEnd,
-    ReadyGuest, RunningGuest, SavedVm, Session, Streams, initial_files,
-};
+use guest_init::wire::Ended;
+use linux_guest::{Beginning, GuestError, Program, ProgramEnd, ReadyGuest, Streams};
 use machine::Kvm;
-use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
-use restore::{
-    Access, Backing, GuestLayout, LoadingSetRule, Record, Region, RestoreHandle, RestoreRequest,
-    RestoreStrategy, Timeline,
-};
-use snapshot::{SectionKind, Snapshot, SnapshotBuilder};
+use restore::{Record, RestoreStrategy};
 
-const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 pci=off";
-
-fn prepared(variable: &str) -> PathBuf {
-    std::env::var_os(variable).expect("run `cargo xtask test --hardware-kvm`, which prepares all this").into()
-}
-
-/// The kernel and the modules that the rig carries in.
-fn kernel() -> (KernelImage, Vec<u8>) {
-    let folder = prepared("FAASNAP_TEST_KERNEL");
-    let image = KernelImage::new(fs::read(folder.join("image")).unwrap()).unwrap();
-    let modules = initramfs::load_order(&folder.join("modules"), &MODULES).unwrap();
-    (image, initial_files(&modules).unwrap())
-}
-
-/// A disk with the root file system of the Python runtime, made once.
-fn root() -> Disk {
-    let path = std::env::temp_dir().join("linux-guest-root");
-    if !path.exists() {
-        let folder = prepared("FAASNAP_TEST_HOME").join("runtimes/python3.11/root");
-        let staged = path.with_extension(std::process::id().to_string());
-        let mut file = File::create(&staged).unwrap();
-        erofs_image::write_image(&folder, &mut file, &staged, [1; 16]).unwrap();
-        fs::rename(&staged, &path).unwrap();
-    }
-    Disk { file: File::open(path).unwrap(), access: DiskAccess::Read }
-}
+use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, start};
 
 #[derive(Clone, Default)]
 struct Collected(Arc<Mutex<Vec<u8>>>);
@@ -65,22 +30,6 @@ impl Write for Collected {
 impl Collected {
     fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-fn hardware() -> Hardware {
-    Hardware { memory_mib: 256, processors: 1, disks: vec![root()], console: Some(Box::new(io::stderr())) }
-}
-
-fn start(arguments: &[&str]) -> Start {
-    Start {
-        arguments: arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
-        environment: vec![b"PATH=/usr/bin".to_vec(), b"GREETING=hello".to_vec()],
-        directory: b"/".to_vec(),
-        user: 1000,
-        group: 1000,
-        hostname: b"guest".to_vec(),
-        ..Start::default()
     }
 }
 
@@ -156,62 +105,6 @@ for line in sys.stdin:
     print(line.strip(), count, same, os.urandom(8).hex(), int(time.time()), os.path.exists('/usr/bin/python3'), flush=True)
 ";
 
-/// A guest that is spoken with line by line.
-struct Spoken {
-    session: Session,
-    line: Line,
-    heard: Receiver<(Kind, Vec<u8>)>,
-}
-
-impl Spoken {
-    fn begin(guest: RunningGuest, beginning: Beginning) -> Self {
-        let (line, (say, heard)) = (Line::new(), channel());
-        let hear = move |kind, body: &[u8]| drop(say.send((kind, body.to_vec())));
-        let ended = |end: Result<Ended, GuestError>| println!("the guest's end: {end:?}");
-        let session =
-            Session::begin(guest, line.clone(), beginning, Box::new(hear), Box::new(ended)).unwrap();
-        assert!(matches!(heard.recv(), Ok((Kind::Start | Kind::Resume, _))));
-        Self { session, line, heard }
-    }
-
-    fn tell(&self, text: &str) {
-        assert!(self.line.input(text.as_bytes()));
-    }
-
-    /// What the program says up to the end of a line.
-    fn says(&self) -> String {
-        let mut text = Vec::new();
-        while !text.ends_with(b"\n") {
-            match self.heard.recv().expect("the guest has ended") {
-                (Kind::Output, body) => text.extend(body),
-                (kind, body) => panic!("{kind:?}: {}", String::from_utf8_lossy(&body)),
-            }
-        }
-        String::from_utf8(text).unwrap().trim_end().to_owned()
-    }
-
-    fn end(self) {
-        self.session.stop();
-        self.session.machine().wait();
-    }
-}
-
-fn layout(pages: u64) -> GuestLayout {
-    let range = PageRange::new(PageIndex(0), PageCount(pages));
-    let region = Region { range, backing: Backing::Memory, access: Access::ReadWrite };
-    GuestLayout::new(PageCount(pages), vec![region]).unwrap()
-}
-
-/// Ends a restore; what was recorded is published.
-fn finish(handle: RestoreHandle, layout: &GuestLayout, snapshot: &Snapshot, timeline: &mut Timeline) {
-    assert!(handle.warnings().is_empty(), "{:?}", handle.warnings());
-    let outcome = handle.finish(timeline);
-    assert!(outcome.failure.is_none(), "{:?}", outcome.failure);
-    if let Some(recording) = outcome.recording {
-        recording.unwrap().publish(snapshot, layout, &LoadingSetRule::default()).unwrap();
-    }
-}
-
 #[test]
 #[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
 fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
@@ -225,38 +118,12 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
     guest.tell("first\n");
     assert!(guest.says().starts_with("first 1 True"));
 
-    // Saved between two lines.
-    let memory = guest.session.machine().memory().clone();
-    let machine = snapshot::MachineIdentity::of_this_machine().unwrap();
-    let saved = guest.session.rest(Duration::from_secs(60), |paused| {
-        let saved = postcard::to_stdvec(&paused.save().unwrap()).unwrap();
-        let pages = PageCount(256 << 20 >> 12);
-        let mut builder = SnapshotBuilder::begin(folder.path(), "snapshot", machine.clone()).unwrap();
-        layout(pages.0).add_to(&mut builder).unwrap();
-        builder.section(SectionKind::named("linux-machine"), 1, &saved).unwrap();
-        builder
-            .memory(pages, |sink| -> Result<(), snapshot::SnapshotError> {
-                let mut bytes = vec![0; 1 << 20];
-                for mib in 0..256 {
-                    memory.read(GuestPhysical(mib << 20), &mut bytes).unwrap();
-                    sink.write(PageIndex(mib << 8), &bytes)?;
-                }
-                Ok(())
-            })
-            .unwrap();
-        builder.publish().unwrap();
-        saved
-    });
-    let saved = saved.unwrap();
-
-    // It goes on where it was.
+    // Saved between two lines; it goes on where it was.
+    let saved = Saved::of(&guest, folder.path(), "snapshot");
     guest.tell("second\n");
     let mut answers = vec![guest.says()];
     guest.end();
 
-    let snapshot = Snapshot::open_for(&folder.path().join("snapshot"), &machine).unwrap();
-    let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
-    let saved: SavedVm = postcard::from_bytes(&saved).unwrap();
     let on_demand = (RestoreStrategy::OnDemand, Record::No);
     let recorded = |strategy| [(strategy, Record::Always(Default::default())), (strategy, Record::No)];
     let ways = [on_demand, (RestoreStrategy::Cached, Record::No), (RestoreStrategy::Eager, Record::No)]
@@ -264,17 +131,12 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
         .chain(recorded(RestoreStrategy::FaaSnap))
         .chain(recorded(RestoreStrategy::Reap));
     for (strategy, record) in ways {
-        let mut timeline = Timeline::start();
-        let ready = ReadyGuest::new(&kvm, hardware()).unwrap();
-        let mut request = RestoreRequest::new(ready.memory(), &snapshot, &layout, &[], strategy);
-        request.record = record;
-        let handle = restore::restore(&request, &mut timeline).unwrap();
-        let guest = Spoken::begin(ready.restore(&saved).unwrap(), Beginning::Resume);
-        guest.tell("second\n");
-        answers.push(guest.says());
-        println!("{strategy:?} {record:?}: answered after {} ms", timeline.now_ns() / 1_000_000);
-        guest.end();
-        finish(handle, &layout, &snapshot, &mut timeline);
+        let restored = saved.restore(&kvm, strategy, record);
+        restored.guest.tell("second\n");
+        answers.push(restored.guest.says());
+        let answered = restored.timeline.now_ns() / 1_000_000;
+        let faults = restored.end();
+        println!("{strategy:?} {record:?}: answered after {answered} ms, {faults}");
     }
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let mut random = std::collections::HashSet::new();

@@ -129,15 +129,35 @@ static RECIPES: [Recipe; 3] = [
     },
 ];
 
-/// The names of all recipes with a line about each.
-pub fn recipe_names() -> impl Iterator<Item = (&'static str, &'static str)> {
-    RECIPES.iter().map(|recipe| (recipe.name, recipe.about))
+/// The recipes' names with the release of Debian in them, in the same order.
+const FULL_NAMES: [&str; 3] = ["debian12-python3.11", "debian12-provided.al2023", "debian12-nodejs"];
+
+/// What a user is told of a recipe.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RecipeName {
+    /// Its name.
+    pub name: &'static str,
+    /// Its name with the release of Debian that its packages are of, which means the same.
+    pub full_name: &'static str,
+    /// One line about it.
+    pub about: &'static str,
+}
+
+/// The names of all recipes.
+pub fn recipe_names() -> impl Iterator<Item = RecipeName> {
+    let named = |(recipe, full_name): (&Recipe, &'static str)| RecipeName {
+        name: recipe.name,
+        full_name,
+        about: recipe.about,
+    };
+    RECIPES.iter().zip(FULL_NAMES).map(named)
 }
 
 impl Recipe {
-    /// The recipe with that name.
+    /// The recipe with that name, or with that full name.
     pub fn by_name(name: &str) -> Option<Self> {
-        RECIPES.iter().find(|recipe| recipe.name == name).cloned()
+        let known = recipe_names().find(|known| known.name == name || known.full_name == name)?;
+        RECIPES.iter().find(|recipe| recipe.name == known.name).cloned()
     }
 
     /// The same recipe with more Debian packages.
@@ -194,8 +214,10 @@ mod tests {
 
     #[test]
     fn recipes_are_found_by_name() {
-        for (name, about) in recipe_names() {
+        for RecipeName { name, full_name, about } in recipe_names() {
+            assert_eq!(full_name, format!("debian12-{name}"));
             assert_eq!(Recipe::by_name(name).unwrap().about, about);
+            assert_eq!(Recipe::by_name(full_name), Recipe::by_name(name));
         }
         assert_eq!(Recipe::by_name("python2"), None);
     }

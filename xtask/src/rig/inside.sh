@@ -8,11 +8,24 @@ mkdir -p "$TMPDIR"
 mount -t tmpfs -o size=1g,mode=1777 tmpfs /tmp
 mount -t tmpfs tmpfs /run
 ifconfig lo 127.0.0.1
+# For a step that does not end: where everything waits, once.
+PATIENCE=240
+tell_where() {
+  sleep $PATIENCE
+  echo "$1 has run for $PATIENCE s; where threads wait:"
+  for task in /proc/[0-9]*/task/[0-9]*; do
+    [ -s "${task%/task/*}/cmdline" ] || grep -q '^State:.D' "$task/status" || continue
+    echo "  ${task##*/} $(cat "$task/comm"): $(cut -d' ' -f1 "$task/syscall") $(tr '\n' ' ' <"$task/stack")"
+  done
+}
 while read -r name line; do
   echo "rig: start $name"
+  tell_where "$name" &
+  watcher=$!
   start=$(cut -d. -f1 /proc/uptime)
   sh -c "$line" </dev/null 2>&1
   status=$?
+  kill $watcher
   end=$(cut -d. -f1 /proc/uptime)
   echo "rig: end $name $status $((end - start))"
 done </rig/steps

@@ -76,7 +76,7 @@ const LINUX_FIGURES: &str = "mkdir -p /slow && mount -t ext4 -o noinit_itable /d
     python3 /rig/figures_linux.py $EXAMPLES";
 
 /// All steps, in the order in which they run.
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 12] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor"), default: true },
     Step {
         name: "static-program",
@@ -95,6 +95,11 @@ const STEPS: [Step; 11] = [
     // By name only: they take long, and a restore by a recorded REAP hung in one run of two.
     Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
     Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: false },
+    Step {
+        name: "linux-soak",
+        what: What::Test("hardware_soak", "--test-threads 1 --nocapture"),
+        default: false,
+    },
     Step { name: "figures", what: What::Line(FIGURES), default: false },
     Step { name: "linux-figures", what: What::Line(LINUX_FIGURES), default: false },
 ];

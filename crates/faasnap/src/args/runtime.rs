@@ -48,7 +48,8 @@ pub(crate) enum RuntimeCommand {
 
 fn recipes() -> PossibleValuesParser {
     PossibleValuesParser::new(
-        runtime_builder::recipe_names().map(|(name, about)| PossibleValue::new(name).help(about)),
+        runtime_builder::recipe_names()
+            .map(|recipe| PossibleValue::new(recipe.name).alias(recipe.full_name).help(recipe.about)),
     )
 }
 
@@ -64,10 +65,10 @@ Examples:
   faasnap runtime build provided.al2023
   faasnap runtime build provided.al2023 --name tools --debian sqlite3 --debian lua5.4")]
 pub(crate) struct BuildRuntime {
-    /// What to build
+    /// What to build; `debian12-` may stand before it
     #[arg(value_parser = recipes(), value_name = "RECIPE")]
     pub(crate) recipe: String,
-    /// A name of its own [default: the recipe's]
+    /// A name of its own [default: the recipe's, as it is given]
     #[arg(long)]
     pub(crate) name: Option<RuntimeName>,
     /// A Python package to add, as pip names it; may be repeated

@@ -34,7 +34,7 @@ fn build(store: &Store, arguments: &BuildRuntime) -> Result<Outcome> {
         .with_debian(&arguments.debian)?;
     let name = match &arguments.name {
         Some(name) => name.clone(),
-        None => recipe.name.parse()?,
+        None => arguments.recipe.parse()?,
     };
     let progress = BuildProgress::new();
     let cache = store.cache();

@@ -262,7 +262,8 @@ impl MmioDevice {
         }
     }
 
-    /// Takes over what was saved; a device of the same kind must be behind it.
+    /// Takes over what was saved; a device of the same kind must be behind it. The guest is interrupted for what it has not taken
+    /// notice of, so its interrupt controllers must have been restored.
     pub fn restore(&mut self, number: usize, state: &MmioState) -> Result<(), LinuxGuestError> {
         let refuse = |reason: String| LinuxGuestError::DeviceState { device: number, reason };
         if state.kind != self.device.kind() {
@@ -294,6 +295,11 @@ impl MmioDevice {
             *queue = restored.map_err(|error| refuse(error.to_string()))?;
         }
         self.registers = state.registers;
+        if self.registers.interrupts != 0 {
+            // Raised before the machine was saved, and maybe not yet with its interrupt controller then, which KVM tells of it
+            // later. One too many finds nothing to do.
+            self.interrupt.raise();
+        }
         Ok(())
     }
 }

@@ -49,6 +49,18 @@ pub enum SystemExit {
     Dead(String),
 }
 
+/// Makes a timer that has run out run out once more. KVM clears the deadline before the interrupt has reached the local APIC, and
+/// what is under way between them is in no state that can be saved: the guest would wait for its timer for ever. An interrupt
+/// too many is one that finds no timer due. (Firecracker does the same, its pull request 4618.)
+fn keep_timer(msrs: &mut [kvm_msr_entry]) {
+    let value = |index| move |entry: &&mut kvm_msr_entry| entry.index == index;
+    let Some(now) = msrs.iter_mut().find(value(MSR_IA32_TSC)).map(|entry| entry.data) else { return };
+    if let Some(deadline) = msrs.iter_mut().find(value(MSR_IA32_TSC_DEADLINE)).filter(|entry| entry.data == 0)
+    {
+        deadline.data = now;
+    }
+}
+
 /// One processor.
 #[derive(Debug)]
 pub struct SystemVcpu {
@@ -185,13 +197,15 @@ impl SystemVcpu {
         // First, since asking for it completes what an earlier exit left pending (Documentation/virt/kvm/api.rst,
         // KVM_GET_MP_STATE); events before the registers that they change.
         let mp_state = self.vcpu.get_mp_state().map_err(during("KVM_GET_MP_STATE"))?;
+        let mut msrs = self.msrs()?;
+        keep_timer(&mut msrs);
         Ok(VcpuState {
             mp_state,
             regs: self.vcpu.get_regs().map_err(during("KVM_GET_REGS"))?,
             sregs: self.vcpu.get_sregs().map_err(during("KVM_GET_SREGS"))?,
             xsave: self.vcpu.get_xsave().map_err(during("KVM_GET_XSAVE"))?,
             xcrs: self.vcpu.get_xcrs().map_err(during("KVM_GET_XCRS"))?,
-            msrs: self.msrs()?,
+            msrs,
             debug: self.vcpu.get_debug_regs().map_err(during("KVM_GET_DEBUGREGS"))?,
             lapic: self.vcpu.get_lapic().map_err(during("KVM_GET_LAPIC"))?,
             events: self.vcpu.get_vcpu_events().map_err(during("KVM_GET_VCPU_EVENTS"))?,
@@ -231,5 +245,22 @@ impl SystemVcpu {
         // Without it, a guest whose clock stood still sees a soft lockup; it fails when the guest has no such clock.
         let _ = self.vcpu.kvmclock_ctrl();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timer_that_has_run_out_is_due_after_a_restore_and_one_that_has_not_keeps_its_time() {
+        let msr = |index, data| kvm_msr_entry { index, data, ..Default::default() };
+        let after = |deadline| {
+            let mut msrs = [msr(MSR_IA32_TSC_DEADLINE, deadline), msr(MSR_IA32_TSC, 70)];
+            keep_timer(&mut msrs);
+            msrs.map(|entry| entry.data)
+        };
+        assert_eq!(after(0), [70, 70]);
+        assert_eq!(after(90), [90, 70]);
     }
 }

@@ -43,6 +43,23 @@ fn what_was_saved_is_taken_over_by_the_same_kind_only() {
 }
 
 #[test]
+fn an_interrupt_that_the_guest_has_not_noticed_is_raised_anew_after_a_restore() {
+    let mut rig = rig(Kind::Entropy);
+    let interrupted = |rig: &Rig| {
+        let mut restored = Rig::new(Kind::Entropy).unwrap();
+        restored.device.restore(0, &rig.device.save()).unwrap();
+        restored.device.interrupt.take()
+    };
+    assert!(!interrupted(&rig));
+    rig.describe(0, 0, 0xa000, 16, WRITE, 0);
+    rig.offer(0, 1, 0);
+    rig.write(0x50, 0);
+    assert!(interrupted(&rig));
+    rig.write(0x64, USED);
+    assert!(!interrupted(&rig));
+}
+
+#[test]
 fn a_loop_of_descriptors_ends_the_device_and_a_reset_mends_it() {
     for kind in Kind::ALL {
         let mut rig = rig(kind);

@@ -1,0 +1,190 @@
+//! Guests for the tests on hardware KVM: booted from what the rig carries in, spoken with line by line, saved and restored.
+// Each file of tests uses a part of it.
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use guest_init::wire::{Ended, Kind, Start};
+use linux_guest::{
+    Beginning, Disk, DiskAccess, GuestError, Hardware, KernelImage, Line, MODULES, ReadyGuest, RunningGuest,
+    SavedVm, Session, initial_files,
+};
+use machine::Kvm;
+use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
+use restore::{
+    Access, Backing, GuestLayout, LoadingSetRule, Record, Region, RestoreHandle, RestoreRequest,
+    RestoreStrategy, Timeline,
+};
+use snapshot::{MachineIdentity, SectionKind, Snapshot, SnapshotBuilder};
+
+pub const COMMAND_LINE: &str = "console=ttyS0 quiet reboot=k panic=-1 pci=off";
+/// Memory of each guest, MiB.
+pub const MEMORY: u64 = 256;
+
+pub fn prepared(variable: &str) -> PathBuf {
+    std::env::var_os(variable).expect("run `cargo xtask test --hardware-kvm`, which prepares all this").into()
+}
+
+/// The kernel and the modules that the rig carries in.
+pub fn kernel() -> (KernelImage, Vec<u8>) {
+    let folder = prepared("FAASNAP_TEST_KERNEL");
+    let image = KernelImage::new(fs::read(folder.join("image")).unwrap()).unwrap();
+    let modules = initramfs::load_order(&folder.join("modules"), &MODULES).unwrap();
+    (image, initial_files(&modules).unwrap())
+}
+
+/// A disk with the root file system of the Python runtime, made once.
+pub fn root() -> Disk {
+    let path = std::env::temp_dir().join("linux-guest-root");
+    if !path.exists() {
+        let folder = prepared("FAASNAP_TEST_HOME").join("runtimes/python3.11/root");
+        let staged = path.with_extension(std::process::id().to_string());
+        let mut file = File::create(&staged).unwrap();
+        erofs_image::write_image(&folder, &mut file, &staged, [1; 16]).unwrap();
+        fs::rename(&staged, &path).unwrap();
+    }
+    Disk { file: File::open(path).unwrap(), access: DiskAccess::Read }
+}
+
+pub fn hardware() -> Hardware {
+    Hardware { memory_mib: MEMORY, processors: 1, disks: vec![root()], console: Some(Box::new(io::stderr())) }
+}
+
+pub fn start(arguments: &[&str]) -> Start {
+    Start {
+        arguments: arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
+        environment: vec![b"PATH=/usr/bin".to_vec(), b"GREETING=hello".to_vec()],
+        directory: b"/".to_vec(),
+        user: 1000,
+        group: 1000,
+        hostname: b"guest".to_vec(),
+        ..Start::default()
+    }
+}
+
+/// A guest that says nothing for so long hangs.
+const SILENCE: Duration = Duration::from_secs(180);
+
+/// A guest that is spoken with line by line.
+pub struct Spoken {
+    pub session: Session,
+    line: Line,
+    heard: Receiver<(Kind, Vec<u8>)>,
+}
+
+impl Spoken {
+    pub fn begin(guest: RunningGuest, beginning: Beginning) -> Self {
+        let (line, (say, heard)) = (Line::new(), channel());
+        let hear = move |kind, body: &[u8]| drop(say.send((kind, body.to_vec())));
+        let ended = |end: Result<Ended, GuestError>| println!("the guest's end: {end:?}");
+        let session =
+            Session::begin(guest, line.clone(), beginning, Box::new(hear), Box::new(ended)).unwrap();
+        assert!(matches!(heard.recv(), Ok((Kind::Start | Kind::Resume, _))));
+        Self { session, line, heard }
+    }
+
+    pub fn tell(&self, text: &str) {
+        assert!(self.line.input(text.as_bytes()));
+    }
+
+    /// What the program says up to the end of a line.
+    pub fn says(&self) -> String {
+        let mut text = Vec::new();
+        while !text.ends_with(b"\n") {
+            match self.heard.recv_timeout(SILENCE).expect("the guest has ended, or hangs") {
+                (Kind::Output, body) => text.extend(body),
+                (kind, body) => panic!("{kind:?}: {}", String::from_utf8_lossy(&body)),
+            }
+        }
+        String::from_utf8(text).unwrap().trim_end().to_owned()
+    }
+
+    pub fn end(self) {
+        self.session.stop();
+        self.session.machine().wait();
+    }
+}
+
+/// A guest at rest, on disk.
+pub struct Saved {
+    folder: PathBuf,
+    machine: SavedVm,
+    identity: MachineIdentity,
+}
+
+impl Saved {
+    /// Brings the guest to rest and writes it below `parent`; it goes on then.
+    pub fn of(guest: &Spoken, parent: &Path, name: &str) -> Self {
+        let memory = guest.session.machine().memory().clone();
+        let identity = MachineIdentity::of_this_machine().unwrap();
+        let machine = guest.session.rest(Duration::from_secs(60), |paused| {
+            let machine = paused.save().unwrap();
+            let pages = PageCount(MEMORY << 20 >> 12);
+            let mut builder = SnapshotBuilder::begin(parent, name, identity.clone()).unwrap();
+            layout(pages.0).add_to(&mut builder).unwrap();
+            let bytes = postcard::to_stdvec(&machine).unwrap();
+            builder.section(SectionKind::named("linux-machine"), 1, &bytes).unwrap();
+            builder
+                .memory(pages, |sink| -> Result<(), snapshot::SnapshotError> {
+                    let mut bytes = vec![0; 1 << 20];
+                    for mib in 0..MEMORY {
+                        memory.read(GuestPhysical(mib << 20), &mut bytes).unwrap();
+                        sink.write(PageIndex(mib << 8), &bytes)?;
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            builder.publish().unwrap();
+            // As it is stored, so that nothing is kept that is not.
+            postcard::from_bytes(&bytes).unwrap()
+        });
+        Self { folder: parent.join(name), machine: machine.unwrap(), identity }
+    }
+
+    /// A guest that goes on from here.
+    pub fn restore(&self, kvm: &Kvm, strategy: RestoreStrategy, record: Record) -> Restored {
+        let snapshot = Snapshot::open_for(&self.folder, &self.identity).unwrap();
+        let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
+        let mut timeline = Timeline::start();
+        let ready = ReadyGuest::new(kvm, hardware()).unwrap();
+        let mut request = RestoreRequest::new(ready.memory(), &snapshot, &layout, &[], strategy);
+        request.record = record;
+        let handle = restore::restore(&request, &mut timeline).unwrap();
+        let guest = Spoken::begin(ready.restore(&self.machine).unwrap(), Beginning::Resume);
+        Restored { guest, handle, snapshot, layout, timeline }
+    }
+}
+
+/// A restored guest, and what works on its memory.
+pub struct Restored {
+    pub guest: Spoken,
+    pub timeline: Timeline,
+    handle: RestoreHandle,
+    snapshot: Snapshot,
+    layout: GuestLayout,
+}
+
+impl Restored {
+    /// Ends the guest, then its restore, and tells of its faults; what was recorded is published.
+    pub fn end(self) -> String {
+        let Self { guest, handle, snapshot, layout, mut timeline } = self;
+        guest.end();
+        assert!(handle.warnings().is_empty(), "{:?}", handle.warnings());
+        let outcome = handle.finish(&mut timeline);
+        assert!(outcome.failure.is_none(), "{:?}", outcome.failure);
+        if let Some(recording) = outcome.recording {
+            recording.unwrap().publish(&snapshot, &layout, &LoadingSetRule::default()).unwrap();
+        }
+        format!("{:?}, {} mappings", timeline.faults, timeline.regions_mapped)
+    }
+}
+
+fn layout(pages: u64) -> GuestLayout {
+    let range = PageRange::new(PageIndex(0), PageCount(pages));
+    let region = Region { range, backing: Backing::Memory, access: Access::ReadWrite };
+    GuestLayout::new(PageCount(pages), vec![region]).unwrap()
+}

@@ -1,0 +1,117 @@
+//! What takes long: many generations of one guest, many clones at once. Needs hardware KVM: `cargo xtask test --hardware-kvm
+//! linux-soak` runs these tests in its rig.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod guests;
+
+use std::collections::HashSet;
+use std::fs;
+
+use linux_guest::{Beginning, ReadyGuest};
+use machine::Kvm;
+use restore::{Record, RestoreStrategy};
+
+use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, start};
+
+fn booted(kvm: &Kvm, code: &str) -> Spoken {
+    let (kernel, initial_files) = kernel();
+    let guest =
+        ReadyGuest::new(kvm, hardware()).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
+    let guest = Spoken::begin(guest, Beginning::Start(start(&["python3", "-c", code])));
+    assert_eq!(guest.says(), "ready");
+    guest
+}
+
+/// Holds 60 MiB of memory and a file of 40 MiB, all random. For each number it tells the checksum of both, writes the piece
+/// with that number anew in both, and tells the checksum that they have then.
+const HOLDS: &str = "
+import os, sys, zlib
+MIB = 1 << 20
+memory = [os.urandom(MIB) for _ in range(60)]
+with open('/tmp/file', 'wb') as file:
+    for _ in range(40): file.write(os.urandom(MIB))
+def checksums():
+    with open('/tmp/file', 'rb') as file:
+        return [zlib.crc32(piece) for piece in memory] + [zlib.crc32(file.read(MIB)) for _ in range(40)]
+print('ready', flush=True)
+for line in sys.stdin:
+    number = int(line)
+    found = checksums()
+    before = str(found)
+    memory[number] = os.urandom(MIB)
+    piece = os.urandom(MIB)
+    with open('/tmp/file', 'r+b') as file:
+        file.seek(number * MIB)
+        file.write(piece)
+    found[number], found[60 + number] = zlib.crc32(memory[number]), zlib.crc32(piece)
+    print(zlib.crc32(before.encode()), zlib.crc32(str(found).encode()), flush=True)
+";
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-soak`"]
+fn on_hardware_memory_and_files_are_the_same_after_ten_generations() {
+    let folder = tempfile::tempdir().unwrap();
+    let kvm = Kvm::open().unwrap();
+    let checksums = |guest: &Spoken, number: u64| {
+        guest.tell(&format!("{number}\n"));
+        let said = guest.says();
+        let (before, after) = said.split_once(' ').unwrap();
+        (before.to_owned(), after.to_owned())
+    };
+    let guest = booted(&kvm, HOLDS);
+    let (_, mut expected) = checksums(&guest, 0);
+    let mut saved = Saved::of(&guest, folder.path(), "0");
+    guest.end();
+    let strategies = [RestoreStrategy::OnDemand, RestoreStrategy::FaaSnap, RestoreStrategy::Reap];
+    for (generation, strategy) in (1..=10).zip(strategies.into_iter().cycle()) {
+        // Without a recording these two restore on demand, and record.
+        let record = match strategy {
+            RestoreStrategy::OnDemand => Record::No,
+            _ => Record::Always(Default::default()),
+        };
+        let restored = saved.restore(&kvm, strategy, record);
+        let (before, after) = checksums(&restored.guest, generation);
+        assert_eq!(before, expected, "generation {generation}");
+        println!("generation {generation}, {strategy:?}: {} ms", restored.timeline.now_ns() / 1_000_000);
+        expected = after;
+        saved = Saved::of(&restored.guest, folder.path(), &generation.to_string());
+        restored.end();
+        fs::remove_dir_all(folder.path().join((generation - 1).to_string())).unwrap();
+    }
+}
+
+const CLONES: usize = 20;
+
+/// What the machine could give away, in MiB.
+fn available() -> u64 {
+    let text = fs::read_to_string("/proc/meminfo").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+}
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-soak`"]
+fn on_hardware_twenty_clones_run_at_once_in_two_gib() {
+    let folder = tempfile::tempdir().unwrap();
+    let kvm = Kvm::open().unwrap();
+    let code = "import os, sys\nprint('ready', flush=True)\n\
+                for line in sys.stdin: print(line.strip(), os.urandom(8).hex(), flush=True)\n";
+    let guest = booted(&kvm, code);
+    let saved = Saved::of(&guest, folder.path(), "snapshot");
+    guest.end();
+    let before = available();
+    let clones: Vec<_> =
+        (0..CLONES).map(|_| saved.restore(&kvm, RestoreStrategy::OnDemand, Record::No)).collect();
+    let mut answers = HashSet::new();
+    for round in 0..2 {
+        for clone in &clones {
+            clone.guest.tell(&format!("{round}\n"));
+        }
+        answers.extend(clones.iter().map(|clone| clone.guest.says()));
+    }
+    let taken = before.saturating_sub(available());
+    println!("{CLONES} clones take {taken} MiB");
+    assert_eq!(answers.len(), 2 * CLONES);
+    assert!(taken < 2048, "{taken} MiB");
+    clones.into_iter().for_each(|clone| drop(clone.end()));
+}
