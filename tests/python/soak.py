@@ -1,10 +1,11 @@
 """Mixed load on a node for a given time, and what the node holds before and after.
 
     FAASNAP_BIN=target/release/faasnap FAASNAP_TEST_HOME=target/test-home \\
-        target/api-venv/bin/python tests/python/soak.py SECONDS
+        target/api-venv/bin/python tests/python/soak.py SECONDS [CLIENTS]
 
 The load runs once for a short time, everything comes to rest, the node is measured; then it runs for SECONDS, and is measured
-again. What the node holds must be the same, but for the memory that its allocator keeps.
+again. What the node holds must be the same, but for the memory that its allocator keeps. A line every minute shows whether that
+grows without end.
 """
 
 import concurrent.futures
@@ -176,22 +177,26 @@ def rest(node, goal=None):
     return now
 
 
-def load(node, seconds):
-    until = time.monotonic() + seconds
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        return sum(pool.map(lambda seed: Load(node, seed).run(until), range(AT_ONCE)))
+def load(node, seconds, clients):
+    begun = time.monotonic()
+    until = begun + seconds
+    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+        runs = [pool.submit(Load(node, seed).run, until) for seed in range(clients)]
+        while concurrent.futures.wait(runs, timeout=60).not_done:
+            print(f"{time.monotonic() - begun:.0f} s {held(node)}", flush=True)
+        return sum(run.result() for run in runs)
 
 
-def soak(home, seconds):
+def soak(home, seconds, clients=AT_ONCE):
     node = Node(home, "--auth", "none", "--keep-alive", "1")
     try:
         client = Load(node, -1).client
         ensure(client)
         client.create_function(FunctionName="manners", Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": MANNERS}, MemorySize=256, Timeout=1)
         client.get_waiter("function_active_v2").wait(FunctionName="manners", WaiterConfig={"Delay": 0.05})
-        load(node, WARM_UP)
+        load(node, WARM_UP, clients)
         before = rest(node)
-        steps = load(node, seconds)
+        steps = load(node, seconds, clients)
         after = rest(node, before)
         print(f"{steps} steps in {seconds} s\nbefore {before}\nafter  {after}", flush=True)
         grown = {name for name in before if after[name] > before[name] + (KEPT if name == "MiB" else 0)}
@@ -212,4 +217,4 @@ def test_a_mixed_load_leaves_nothing_behind(tmp_path):
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        soak(folder, int(sys.argv[1]))
+        soak(folder, *map(int, sys.argv[1:]))

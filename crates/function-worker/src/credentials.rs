@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::Deserialize;
 use thiserror::Error;
@@ -36,6 +37,17 @@ pub enum CredentialsFileError {
         /// What is wrong with it; says nothing of its values.
         #[source]
         source: serde_json::Error,
+    },
+    /// Nobody can tell when they expire.
+    #[error(
+        "the Expiration {expiration:?} in {} is no time: write it in UTC, as 2026-01-02T03:04:05Z",
+        path.display()
+    )]
+    Expiration {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        expiration: String,
     },
 }
 
@@ -72,8 +84,22 @@ impl CredentialsFile {
         let printed = serde_json::from_slice(&bytes)
             .map_err(|source| CredentialsFileError::Content { path: path(), source })?;
         let Printed { access_key_id, secret_access_key, session_token, expiration } = printed;
+        if time(&expiration).is_none() {
+            return Err(CredentialsFileError::Expiration { path: path(), expiration });
+        }
         Ok(Credentials { access_key_id, secret_access_key, token: session_token, expiration })
     }
+}
+
+/// When credentials expire; `None` when they were not read from a [`CredentialsFile`] and say no time.
+pub fn expiration(credentials: &Credentials) -> Option<SystemTime> {
+    time(&credentials.expiration)
+}
+
+/// A time as AWS's tools print it: RFC 3339, in UTC, which they write `Z` or `+00:00`.
+fn time(text: &str) -> Option<SystemTime> {
+    let utc = text.strip_suffix("+00:00").or_else(|| text.strip_suffix('Z'))?;
+    humantime::parse_rfc3339(&format!("{utc}Z")).ok()
 }
 
 #[cfg(test)]
@@ -95,6 +121,10 @@ mod tests {
         let file = CredentialsFile::open(&path).unwrap();
         write("two");
         assert_eq!(file.read().unwrap().access_key_id, "two");
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(time("2030-01-01T00:00:00+00:00"), expiration(&file.read().unwrap()));
+        fs::write(&path, text.replace("T00:00:00Z", "")).unwrap();
+        assert!(matches!(file.read(), Err(CredentialsFileError::Expiration { .. })));
         fs::write(&path, r#"{"AccessKeyId":"secret"}"#).unwrap();
         let error = file.read().unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();

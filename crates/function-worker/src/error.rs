@@ -78,3 +78,12 @@ pub enum WorkerError {
     #[error("waiting for the worker's end")]
     Wait(#[source] io::Error),
 }
+
+impl WorkerError {
+    /// Whether the worker's process is gone, whoever ended it: another one may well do what was asked.
+    pub fn is_lost(&self) -> bool {
+        let gone =
+            |error: &ChannelError| matches!(error, ChannelError::Socket { .. } | ChannelError::Truncated);
+        matches!(self, Self::Ended { .. }) || matches!(self, Self::Channel(error) if gone(error))
+    }
+}

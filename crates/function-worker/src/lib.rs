@@ -40,7 +40,7 @@ use keeping::{Restoring, Writing};
 pub use configuration::{
     INIT_LIMIT, REGION, RESTORE_LIMIT, Role, SNAPSHOT_INIT_LIMIT, boot_limit, guest_kind,
 };
-pub use credentials::{CredentialsFile, CredentialsFileError};
+pub use credentials::{CredentialsFile, CredentialsFileError, expiration};
 pub use error::WorkerError;
 pub use keeping::{KeepError, Keeping, WrittenError};
 pub use options::RestoreOptions;

@@ -62,6 +62,21 @@ impl FunctionWorker {
         self.send_more().map(drop)
     }
 
+    /// Asks for a restore and an invocation, without a round trip in between, as [`Self::restore_and_invoke`] does;
+    /// [`Heard::Restored`] and what follows [`Self::send_invoke`] come.
+    ///
+    /// # Errors
+    /// As [`Self::send_restore`].
+    pub fn send_restore_and_invoke(
+        &mut self,
+        directory: &Path,
+        options: &RestoreOptions,
+        invoke: Invoke,
+    ) -> Result<(), WorkerError> {
+        self.ask_restore(directory, options)?;
+        self.send(&ToWorker::Invoke(Box::new(invoke)))
+    }
+
     /// Asks for an invocation; [`Heard::Answered`] follows, and before it, when `invoke` asks for it, what is streamed.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! A worker's socket in the event loop.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use function_worker::{FunctionWorker, Heard, Keeping, WorkerError};
 use tokio::io::unix::AsyncFd;
@@ -11,15 +11,19 @@ use crate::start::chain;
 
 /// A worker that is waited for without a thread.
 #[derive(Debug)]
-pub(crate) struct Connection(Option<AsyncFd<FunctionWorker>>);
+pub(crate) struct Connection {
+    socket: Option<AsyncFd<FunctionWorker>>,
+    /// When the credentials that its function was given expire.
+    pub expires: Option<SystemTime>,
+}
 
 impl Connection {
     /// Watches the worker's socket.
-    pub fn new(worker: FunctionWorker) -> Result<Self, WorkerError> {
+    pub fn new(worker: FunctionWorker, expires: Option<SystemTime>) -> Result<Self, WorkerError> {
         // `new` is deprecated because a safe function can't be sure of the descriptor. Here it is the socket that the worker
         // owns as long as it lives, and there is no other way without `unsafe`.
         #[expect(deprecated, reason = "its replacement is unsafe; see above")]
-        AsyncFd::new(worker).map(|socket| Self(Some(socket))).map_err(WorkerError::Start)
+        AsyncFd::new(worker).map(|socket| Self { socket: Some(socket), expires }).map_err(WorkerError::Start)
     }
 
     /// Puts a message on its way and waits until the socket has taken it.
@@ -75,12 +79,12 @@ impl Connection {
 
     /// The worker, to read its records.
     pub fn worker(&self) -> Option<&FunctionWorker> {
-        self.0.as_ref().map(AsyncFd::get_ref)
+        self.socket.as_ref().map(AsyncFd::get_ref)
     }
 
     fn socket(&mut self) -> Result<&mut AsyncFd<FunctionWorker>, WorkerError> {
         // Only taken in drop.
-        self.0.as_mut().ok_or(WorkerError::OutOfTurn)
+        self.socket.as_mut().ok_or(WorkerError::OutOfTurn)
     }
 }
 
@@ -95,7 +99,7 @@ async fn keep(keeping: Keeping) {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        let Some(worker) = self.0.take().map(AsyncFd::into_inner) else { return };
+        let Some(worker) = self.socket.take().map(AsyncFd::into_inner) else { return };
         // Dropping it kills the process and waits until its memory is given back: not for the event loop.
         match Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(move || drop(worker))),

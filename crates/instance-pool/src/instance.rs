@@ -14,9 +14,10 @@ use crate::call::{Call, Refused, Reply, Start, StreamingReply};
 use crate::connection::Connection;
 use crate::deployed::Deployed;
 use crate::fleet::InstanceId;
+use crate::freshness::outlived;
 use crate::log::InstanceLog;
 use crate::pool::{Core, count};
-use crate::start::{self, Born, NotBorn};
+use crate::start::{self, Born, NotBorn, Starting};
 
 /// How long an instance may take to end after it was asked to; a recording is written in that time.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
@@ -71,51 +72,65 @@ pub(crate) async fn live(
     let Some(permit) = core.may_start(id).await else { return };
     let log = InstanceLog::new(core.log.clone(), deployed.clone());
     let record = core.recordings.begin(deployed.key());
-    let born = start::start(&core, &deployed, &log, timeline, record.is_some()).await;
+    let mut starting = Starting {
+        core: &core,
+        id,
+        deployed: &deployed,
+        log: &log,
+        timeline,
+        record: record.is_some(),
+        promised: None,
+    };
+    let born = starting.start().await;
+    let promised = starting.promised;
     drop(permit);
     match born {
-        Ok(born) => serve(&core, id, deployed, &log, born, &mut jobs).await,
-        Err(why) => core.start_failed(id, &deployed, why),
+        Ok(born) => serve(&core, id, &deployed, &log, born, promised, &mut jobs).await,
+        Err(why) => core.start_failed(id, &deployed, why, promised),
     }
     drop(record);
     log.end();
 }
 
-/// Takes jobs as they come.
+/// Takes jobs as they come, first the one that it was promised.
 async fn serve(
     core: &Arc<Core>,
     id: InstanceId,
-    deployed: Arc<Deployed>,
+    deployed: &Arc<Deployed>,
     log: &InstanceLog,
     born: Born,
+    mut promised: Option<Box<Job>>,
     jobs: &mut mpsc::UnboundedReceiver<Box<Job>>,
 ) {
-    let Born { connection, start, first_limit, _snapshot } = born;
+    let Born { connection, start, first_limit, mut asked, _snapshot } = born;
+    let expires = connection.expires;
     if matches!(start, Start::Booted { .. }) {
         count(&core.counters.booted);
-        core.snapshot_soon(&deployed);
+        core.snapshot_soon(deployed);
     } else {
         count(&core.counters.restored);
     }
     core.ready(id);
-    let mut instance = Instance { connection, deployed, log: log.clone(), start };
+    let mut instance = Instance { connection, deployed: deployed.clone(), log: log.clone(), start };
     let mut limit = first_limit;
     loop {
-        let job = tokio::select! {
-            job = jobs.recv() => job,
-            heard = instance.connection.hear() => {
-                tracing::debug!(function = %instance.deployed.name(), ?heard, "an idle instance ended");
-                core.ended(id);
-                // It may have been given a job at this very moment.
-                jobs.close();
-                while let Some(job) = jobs.recv().await {
-                    core.returned(id, job);
+        let file = core.settings.function_credentials.as_ref();
+        let job = match promised.take() {
+            Some(job) => Some(job),
+            None => tokio::select! {
+                job = jobs.recv() => job,
+                heard = instance.connection.hear() => {
+                    tracing::debug!(function = %deployed.name(), ?heard, "an idle instance ended");
+                    return leave(core, id, jobs).await;
                 }
-                return;
-            }
+                () = outlived(file, expires) => {
+                    leave(core, id, jobs).await;
+                    break;
+                }
+            },
         };
         let Some(job) = job else { break };
-        match instance.run(job, limit).await {
+        match instance.run(job, limit, std::mem::take(&mut asked)).await {
             // The instance is free before its caller hears: whoever calls again at once finds it.
             Ran::Answered { sound, memory, answer } => {
                 core.finished(id, sound, Some(memory));
@@ -142,6 +157,16 @@ async fn serve(
     instance.stop().await;
 }
 
+/// Takes an idle instance out of the pool.
+async fn leave(core: &Arc<Core>, id: InstanceId, jobs: &mut mpsc::UnboundedReceiver<Box<Job>>) {
+    core.ended(id);
+    // It may have been given a job at this very moment.
+    jobs.close();
+    while let Some(job) = jobs.recv().await {
+        core.returned(id, job);
+    }
+}
+
 struct Instance {
     connection: Connection,
     deployed: Arc<Deployed>,
@@ -161,13 +186,15 @@ enum Ran {
 }
 
 impl Instance {
-    async fn run(&mut self, job: Box<Job>, limit: Duration) -> Ran {
-        self.log.begin();
-        let streaming = matches!(job.answer, AnswerTo::Streaming(_));
-        let invoke = invoke(&job.call, limit, streaming);
-        if self.connection.ask(|worker| worker.send_invoke(invoke)).await.is_err() && !self.may_have_started()
-        {
-            return Ran::NotAtAll(job);
+    /// Runs a job. `asked`: the worker has it already.
+    async fn run(&mut self, job: Box<Job>, limit: Duration, asked: bool) -> Ran {
+        if !asked {
+            self.log.begin();
+            let invoke = invoke(&job, limit);
+            let sent = self.connection.ask(|worker| worker.send_invoke(invoke)).await;
+            if sent.is_err() && !self.may_have_started() {
+                return Ran::NotAtAll(job);
+            }
         }
         let Job { call, answer, attempts } = *job;
         let mut receiver = Receiver::new(answer);
@@ -272,6 +299,7 @@ impl NotBorn {
     pub fn answer(self, deployed: &Deployed, call: &Call) -> Result<Reply, Refused> {
         match self {
             Self::Refused(refused) => Err(refused),
+            Self::Lost { reason } => Err(Refused::NotStarted { reason }),
             Self::Function { outcome, max_duration } => {
                 Ok(failed(deployed, &[], &call.request_id, &outcome, max_duration))
             }
@@ -336,7 +364,9 @@ impl Answered {
     }
 }
 
-fn invoke(call: &Call, timeout: Duration, streaming: bool) -> Invoke {
+/// A job as its worker is asked.
+pub(crate) fn invoke(job: &Job, timeout: Duration) -> Invoke {
+    let call = &job.call;
     Invoke {
         request_id: call.request_id.clone(),
         payload: ByteBuf::from(call.payload.clone()),
@@ -346,7 +376,7 @@ fn invoke(call: &Call, timeout: Duration, streaming: bool) -> Invoke {
         client_context: call.client_context.clone(),
         cognito_identity: None,
         tenant_id: call.tenant_id.clone(),
-        streaming,
+        streaming: matches!(job.answer, AnswerTo::Streaming(_)),
     }
 }
 

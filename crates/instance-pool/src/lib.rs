@@ -17,6 +17,7 @@ mod call;
 mod connection;
 mod deployed;
 mod fleet;
+mod freshness;
 mod histories;
 mod instance;
 mod log;

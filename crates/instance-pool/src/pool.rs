@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use restore::Timeline;
-use store::{FunctionName, SnapshotEntry, Store};
+use store::{FunctionName, SnapshotEntry, Store, StoreError};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, mpsc, oneshot};
 
 use crate::admission::Admission;
@@ -267,20 +267,34 @@ impl Core {
         self.change(|state, _| state.fleet.ended(instance));
     }
 
-    /// An instance could not be started.
-    pub fn start_failed(self: &Arc<Self>, instance: InstanceId, deployed: &Deployed, why: NotBorn) {
-        let mut failed = Vec::new();
+    /// The first job of an instance that is being started, unless an instance that runs may be sooner.
+    pub fn promise(&self, instance: InstanceId) -> Option<Box<Job>> {
+        self.state.lock().fleet.promise(instance)
+    }
+
+    /// An instance could not be started, which had been promised a job or not.
+    pub fn start_failed(
+        self: &Arc<Self>,
+        instance: InstanceId,
+        deployed: &Deployed,
+        why: NotBorn,
+        promised: Option<Box<Job>>,
+    ) {
+        let mut failed = None;
         count(&self.counters.failed_starts);
         self.change(|state, now| {
             let actions = state.fleet.start_failed(instance, now, &|| self.admission.room());
             let started =
                 |action: &Action<_>| matches!(action, Action::Fail { why: NoInstance::StartFailed, .. });
-            let (fail, others) = actions.into_iter().partition(started);
-            failed = fail;
+            let (fail, others): (Vec<_>, Vec<_>) = actions.into_iter().partition(started);
+            failed = fail.into_iter().find_map(|action| match action {
+                Action::Fail { job, .. } => Some(job),
+                _ => None,
+            });
             state.instances.remove(&instance);
             others
         });
-        if let Some(Action::Fail { job, .. }) = failed.pop() {
+        if let Some(job) = promised.or(failed) {
             let answer = why.answer(deployed, &job.call);
             job.answer.send(answer);
         }
@@ -407,9 +421,16 @@ impl Core {
         let (core, deployed, alive) = (self.clone(), deployed.clone(), self.alive.clone());
         tokio::spawn(async move {
             let _alive = alive;
-            if let Err(error) = core.snapshot(&deployed).await {
-                let (function, error) = (deployed.name(), start::chain(&error));
-                tracing::warn!(%function, error, "no snapshot was taken: cold starts stay boots");
+            let function = deployed.name();
+            match core.snapshot(&deployed).await {
+                Ok(_) => {}
+                Err(SnapshotFailed::Store(StoreError::NoFunction(_) | StoreError::Outdated(_))) => {
+                    tracing::debug!(%function, "it was changed or removed while a snapshot of it was taken");
+                }
+                Err(error) => {
+                    let error = start::chain(&error);
+                    tracing::warn!(%function, error, "no snapshot was taken: cold starts stay boots");
+                }
             }
             core.snapshotting.lock().remove(deployed.key());
         });

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use function_worker::{RecentRestores, SpareWorker, WorkerError};
 use parking_lot::Mutex;
@@ -11,6 +12,10 @@ use worker_protocol::GuestKind;
 
 /// What spare workers are made for.
 const KEPT: GuestKind = GuestKind::Process;
+
+/// How long after the last start a spare worker is made while there are others: making one takes a processor for some 40 ms, which
+/// whoever waits for that start would rather have.
+const QUIET: Duration = Duration::from_millis(200);
 
 /// The spare workers of a pool.
 #[derive(Debug)]
@@ -63,7 +68,8 @@ impl Spares {
         }
     }
 
-    /// Fills up what was taken, for ever. A machine that can't start workers is asked again with the next that is taken.
+    /// Fills up what was taken, for ever: when no start has come for a while, or when none is left. A machine that can't start
+    /// workers is asked again with the next that is taken.
     pub async fn keep(self: Arc<Self>, store: Store) {
         let spares = self.clone();
         // Before anything was restored, the home tells what is likely to be.
@@ -102,6 +108,7 @@ impl Spares {
                 }
             }
             taken.await;
+            while self.count() > 0 && tokio::time::timeout(QUIET, self.taken.notified()).await.is_ok() {}
         }
     }
 

@@ -5,17 +5,19 @@ use std::time::{Duration, Instant};
 
 use function_worker::{
     CredentialsFile, GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_INIT_LIMIT,
-    SNAPSHOT_LIMIT, WorkerError,
+    SNAPSHOT_LIMIT, WorkerError, expiration,
 };
 use restore::Timeline;
 use runtime_api::log_line::{self, InitPhase, Status};
 use runtime_api::{ErrorType, ExitReason, Outcome};
 use store::{Guest, Lease, SnapshotEntry, StoreError};
-use worker_protocol::{Exit, Failure, FailureKind, LogStream, Record};
+use worker_protocol::{Exit, Failure, FailureKind, LogStream, Record, Restored};
 
 use crate::call::{Refused, SnapshotFailed, Start};
 use crate::connection::Connection;
 use crate::deployed::Deployed;
+use crate::fleet::InstanceId;
+use crate::instance::{Job, invoke};
 use crate::log::InstanceLog;
 use crate::pool::Core;
 
@@ -25,9 +27,29 @@ pub(crate) struct Born {
     pub start: Start,
     /// What the first invocation may take: less than the function's timeout when init was repeated inside it.
     pub first_limit: Duration,
+    /// Whether the worker has the promised job already.
+    pub asked: bool,
     /// Keeps the snapshot's files.
     pub _snapshot: Option<Lease>,
 }
+
+/// An instance to be started.
+pub(crate) struct Starting<'a> {
+    pub core: &'a Arc<Core>,
+    pub id: InstanceId,
+    pub deployed: &'a Arc<Deployed>,
+    pub log: &'a InstanceLog,
+    pub timeline: Timeline,
+    /// Whether its first invocation may be recorded.
+    pub record: bool,
+    /// Its first job, once it was promised one; it is whoever starts the instance's to answer, whatever becomes of the start.
+    pub promised: Option<Box<Job>>,
+}
+
+/// Time until a lost worker's start is tried again: what killed it may be about to kill the spare ones.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of an event that a socket surely takes beside a request to restore: a worker reads nothing while it restores.
+const WITH_RESTORE: usize = 64 << 10;
 
 /// Why there is none.
 pub(crate) enum NotBorn {
@@ -35,11 +57,25 @@ pub(crate) enum NotBorn {
     Function { outcome: Outcome, max_duration: Duration },
     /// Not the function's doing.
     Refused(Refused),
+    /// The worker's process ended before the function ran, nobody said why: another may do.
+    Lost { reason: String },
 }
 
 impl From<WorkerError> for NotBorn {
     fn from(error: WorkerError) -> Self {
-        Self::Refused(Refused::NotStarted { reason: chain(&error) })
+        let reason = chain(&error);
+        if error.is_lost() { Self::Lost { reason } } else { Self::Refused(Refused::NotStarted { reason }) }
+    }
+}
+
+impl From<NotBorn> for SnapshotFailed {
+    fn from(why: NotBorn) -> Self {
+        let reason = match why {
+            NotBorn::Refused(Refused::NotStarted { reason }) | NotBorn::Lost { reason } => reason,
+            NotBorn::Refused(other) => other.to_string(),
+            NotBorn::Function { .. } => "the function could not initialise".to_owned(),
+        };
+        Self::NotStarted { reason }
     }
 }
 
@@ -49,28 +85,93 @@ impl From<StoreError> for NotBorn {
     }
 }
 
-/// Starts an instance. With `record` its first invocation may be recorded.
-pub(crate) async fn start(
-    core: &Arc<Core>,
-    deployed: &Arc<Deployed>,
-    log: &InstanceLog,
-    timeline: Timeline,
-    record: bool,
-) -> Result<Born, NotBorn> {
-    if let Some((entry, lease)) = find_snapshot(core, deployed).await? {
-        match restore(core, deployed, log, timeline.clone(), &entry, record).await {
-            Ok((connection, start)) => {
-                let first_limit = deployed.timeout();
-                return Ok(Born { connection, start, first_limit, _snapshot: Some(lease) });
+impl Starting<'_> {
+    /// Starts the instance. A worker that is killed by somebody meanwhile is replaced once.
+    pub async fn start(&mut self) -> Result<Born, NotBorn> {
+        match self.attempt().await {
+            Err(NotBorn::Lost { reason }) => {
+                tracing::warn!(function = %self.deployed.name(), reason, "a worker was lost; its start is tried again");
+                tokio::time::sleep(PAUSE).await;
+                self.attempt().await
             }
-            Err(Unrestored::Snapshot(reason)) => {
-                drop(lease);
-                discard_snapshot(core, deployed, &entry, &reason).await;
-            }
-            Err(Unrestored::Other(why)) => return Err(why),
+            done => done,
         }
     }
-    boot(core, deployed, log, timeline).await
+
+    async fn attempt(&mut self) -> Result<Born, NotBorn> {
+        let (core, deployed) = (self.core, self.deployed);
+        if let Some((entry, lease)) = find_snapshot(core, deployed).await? {
+            match self.restore(&entry).await {
+                Ok(born) => return Ok(Born { _snapshot: Some(lease), ..born }),
+                Err(Unrestored::Snapshot(reason)) => {
+                    drop(lease);
+                    discard_snapshot(core, deployed, &entry, &reason).await;
+                }
+                Err(Unrestored::Other(why)) => return Err(why),
+            }
+        }
+        boot(core, deployed, self.log, self.timeline.clone()).await
+    }
+
+    async fn restore(&mut self, entry: &SnapshotEntry) -> Result<Born, Unrestored> {
+        let Self { core, deployed, log, .. } = *self;
+        let role = role(deployed, true, INIT_LIMIT);
+        let mut connection =
+            worker(core, deployed, role, log, self.timeline.clone()).await.map_err(Unrestored::Other)?;
+        let record = if self.record { Record::IfNeeded } else { Record::No };
+        let options = RestoreOptions { record, ..RestoreOptions::default() };
+        // As late as can be: until here, another instance may have become free.
+        if self.promised.is_none() {
+            self.promised = core.promise(self.id);
+        }
+        let with = self.promised.as_ref().filter(|job| job.call.payload.len() <= WITH_RESTORE);
+        let asked = with.is_some();
+        match with.map(|job| invoke(job, deployed.timeout())) {
+            Some(first) => {
+                connection.ask(|worker| worker.send_restore_and_invoke(&entry.path, &options, first)).await?
+            }
+            None => connection.ask(|worker| worker.send_restore(&entry.path, &options)).await?,
+        }
+        let restored = restored(&mut connection).await?;
+        // What its hooks wrote is no invocation's.
+        log.begin();
+        if deployed.function.function.config.guest == Guest::Process {
+            core.spares.note_restore(&entry.path);
+        }
+        for warning in &restored.warnings {
+            // That nothing is recorded yet is so at every first restore.
+            tracing::debug!(function = %deployed.name(), warning, "a restore");
+        }
+        let start = Start::Restored { duration: restored.duration, hooks: restored.hooks };
+        Ok(Born { connection, start, first_limit: deployed.timeout(), asked, _snapshot: None })
+    }
+}
+
+/// Waits until the worker has restored its function.
+async fn restored(connection: &mut Connection) -> Result<Restored, Unrestored> {
+    match connection.hear_within(RESTORE_LIMIT + GRACE).await? {
+        Heard::Restored(restored) => Ok(restored),
+        Heard::Failed(Failure { kind: FailureKind::Snapshot, message, .. }) => {
+            Err(Unrestored::Snapshot(message))
+        }
+        Heard::Failed(Failure { kind: FailureKind::Restore { error_type, payload }, .. }) => {
+            let refused = Refused::RestoreHook { error_type, payload: payload.into_vec() };
+            Err(Unrestored::Other(NotBorn::Refused(refused)))
+        }
+        Heard::Failed(Failure { kind: FailureKind::RestoreTimeout, .. }) => {
+            Err(Unrestored::Other(NotBorn::Refused(Refused::RestoreTimeout)))
+        }
+        Heard::Failed(Failure { kind: FailureKind::Exited(exit), message, .. }) => {
+            // AWS tells of it as of a hook that failed; the way it ended is what there is to report.
+            let outcome = Outcome::Exited(reason(exit));
+            let refused = Refused::RestoreHook {
+                error_type: "Runtime.ExitError".to_owned(),
+                payload: outcome.payload(&message),
+            };
+            Err(Unrestored::Other(NotBorn::Refused(refused)))
+        }
+        other => Err(Unrestored::Other(unexpected(other))),
+    }
 }
 
 async fn find_snapshot(
@@ -108,53 +209,6 @@ impl From<WorkerError> for Unrestored {
     }
 }
 
-async fn restore(
-    core: &Arc<Core>,
-    deployed: &Arc<Deployed>,
-    log: &InstanceLog,
-    timeline: Timeline,
-    entry: &SnapshotEntry,
-    record: bool,
-) -> Result<(Connection, Start), Unrestored> {
-    let role = role(deployed, true, INIT_LIMIT);
-    let mut connection = worker(core, deployed, role, log, timeline).await.map_err(Unrestored::Other)?;
-    let record = if record { Record::IfNeeded } else { Record::No };
-    let options = RestoreOptions { record, ..RestoreOptions::default() };
-    connection.ask(|worker| worker.send_restore(&entry.path, &options)).await?;
-    match connection.hear_within(RESTORE_LIMIT + GRACE).await? {
-        Heard::Restored(restored) => {
-            if deployed.function.function.config.guest == Guest::Process {
-                core.spares.note_restore(&entry.path);
-            }
-            for warning in &restored.warnings {
-                // That nothing is recorded yet is so at every first restore.
-                tracing::debug!(function = %deployed.name(), warning, "a restore");
-            }
-            Ok((connection, Start::Restored { duration: restored.duration, hooks: restored.hooks }))
-        }
-        Heard::Failed(Failure { kind: FailureKind::Snapshot, message, .. }) => {
-            Err(Unrestored::Snapshot(message))
-        }
-        Heard::Failed(Failure { kind: FailureKind::Restore { error_type, payload }, .. }) => {
-            let refused = Refused::RestoreHook { error_type, payload: payload.into_vec() };
-            Err(Unrestored::Other(NotBorn::Refused(refused)))
-        }
-        Heard::Failed(Failure { kind: FailureKind::RestoreTimeout, .. }) => {
-            Err(Unrestored::Other(NotBorn::Refused(Refused::RestoreTimeout)))
-        }
-        Heard::Failed(Failure { kind: FailureKind::Exited(exit), message, .. }) => {
-            // AWS tells of it as of a hook that failed; the way it ended is what there is to report.
-            let outcome = Outcome::Exited(reason(exit));
-            let refused = Refused::RestoreHook {
-                error_type: "Runtime.ExitError".to_owned(),
-                payload: outcome.payload(&message),
-            };
-            Err(Unrestored::Other(NotBorn::Refused(refused)))
-        }
-        other => Err(Unrestored::Other(unexpected(other))),
-    }
-}
-
 async fn discard_snapshot(core: &Arc<Core>, deployed: &Arc<Deployed>, entry: &SnapshotEntry, reason: &str) {
     tracing::warn!(function = %deployed.name(), snapshot = %entry.id, reason, "a snapshot is of no use and is removed");
     let (store, name, id) = (core.store.clone(), deployed.name().clone(), entry.id.clone());
@@ -162,7 +216,7 @@ async fn discard_snapshot(core: &Arc<Core>, deployed: &Arc<Deployed>, entry: &Sn
         // Somebody else removed it, or met the same.
         Ok(Ok(()) | Err(StoreError::NoSnapshot { .. })) => {}
         Ok(Err(error)) => tracing::warn!(error = chain(&error), "a snapshot could not be removed"),
-        Err(NotBorn::Function { .. } | NotBorn::Refused(_)) => {}
+        Err(_) => {}
     }
 }
 
@@ -178,7 +232,13 @@ async fn boot(
     let outcome = match initialise(core, deployed, log, timeline.clone(), role(INIT_LIMIT)).await? {
         Ok((connection, init)) => {
             let start = Start::Booted { init };
-            return Ok(Born { connection, start, first_limit: deployed.timeout(), _snapshot: None });
+            return Ok(Born {
+                connection,
+                start,
+                first_limit: deployed.timeout(),
+                asked: false,
+                _snapshot: None,
+            });
         }
         Err(outcome) => outcome,
     };
@@ -189,7 +249,7 @@ async fn boot(
         Ok((connection, init)) => {
             let start = Start::Booted { init };
             let first_limit = limit.saturating_sub(again.elapsed()).max(Duration::from_millis(1));
-            Ok(Born { connection, start, first_limit, _snapshot: None })
+            Ok(Born { connection, start, first_limit, asked: false, _snapshot: None })
         }
         Err(outcome) => {
             log_init(log, again.elapsed(), InitPhase::Invoke, &outcome);
@@ -247,11 +307,12 @@ async fn worker(
     let start = move || {
         let credentials = core.settings.function_credentials.as_ref();
         role.credentials = credentials.map(CredentialsFile::read).transpose()?;
+        let expires = role.credentials.as_ref().and_then(expiration);
         let guest = function_worker::guest_kind(&deployed.function.function.config.guest);
         let spare = core.spares.take(guest)?;
-        spare.configure(&deployed.function, &role, sink, timeline)
+        Connection::new(spare.configure(&deployed.function, &role, sink, timeline)?, expires)
     };
-    Ok(Connection::new(blocking(start).await??)?)
+    Ok(blocking(start).await??)
 }
 
 /// Boots an instance of its own for a snapshot, takes it, and ends the instance.
@@ -272,27 +333,12 @@ pub(crate) async fn snapshot(
             };
             return Err(SnapshotFailed::Init { error_type, payload: outcome.payload("") });
         }
-        Err(NotBorn::Refused(Refused::NotStarted { reason })) => {
-            return Err(SnapshotFailed::NotStarted { reason });
-        }
-        Err(NotBorn::Refused(refused)) => {
-            return Err(SnapshotFailed::NotStarted { reason: refused.to_string() });
-        }
-        Err(NotBorn::Function { .. }) => {
-            return Err(SnapshotFailed::NotStarted {
-                reason: "the function could not initialise".to_owned(),
-            });
-        }
+        Err(why) => return Err(why.into()),
     };
     let report = log_line::init_report(init, InitPhase::Init, &Status::Success);
     log.write(LogStream::Platform, report.as_bytes());
     let store = core.store.clone();
-    let not_started = |why: NotBorn| match why {
-        NotBorn::Refused(Refused::NotStarted { reason }) => SnapshotFailed::NotStarted { reason },
-        NotBorn::Refused(other) => SnapshotFailed::NotStarted { reason: other.to_string() },
-        NotBorn::Function { .. } => SnapshotFailed::NotStarted { reason: "the function failed".to_owned() },
-    };
-    let staging = blocking(move || store.stage_snapshot()).await.map_err(not_started)??;
+    let staging = blocking(move || store.stage_snapshot()).await.map_err(SnapshotFailed::from)??;
     let place = staging.path();
     let parent = place.parent().unwrap_or(&place).to_owned();
     let written = async {
@@ -301,12 +347,12 @@ pub(crate) async fn snapshot(
     };
     match written.await {
         Ok(Heard::Snapshotted(_)) => {}
-        Ok(other) => return Err(not_started(unexpected(other))),
-        Err(error) => return Err(not_started(error.into())),
+        Ok(other) => return Err(unexpected(other).into()),
+        Err(error) => return Err(NotBorn::from(error).into()),
     }
     drop(connection);
     let (name, revision) = (deployed.name().clone(), deployed.function.revision());
-    Ok(blocking(move || staging.publish(&name, revision)).await.map_err(not_started)??)
+    Ok(blocking(move || staging.publish(&name, revision)).await.map_err(SnapshotFailed::from)??)
 }
 
 /// Does what waits for the disk or for another process outside of the event loop.
@@ -320,7 +366,9 @@ fn unexpected(heard: Heard) -> NotBorn {
     let reason = match heard {
         Heard::Failed(failure) => failure.message,
         Heard::ProgramEnded(exit) => format!("the function's program ended while it waited: {exit:?}"),
-        Heard::Ended => "the worker ended without an answer".to_owned(),
+        Heard::Ended => {
+            return NotBorn::Lost { reason: "the worker ended without an answer".to_owned() };
+        }
         _ => "the worker answered out of turn (a defect)".to_owned(),
     };
     NotBorn::Refused(Refused::NotStarted { reason })

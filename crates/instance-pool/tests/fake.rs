@@ -32,6 +32,9 @@ fn main() {
         test("a_worker_that_dies_before_the_event_is_replaced_and_the_caller_hears_nothing", dies_before),
         test("a_worker_that_dies_with_the_event_is_an_answer_and_never_a_second_run", dies_within),
         test("an_idle_worker_that_dies_is_forgotten", dies_idle),
+        test("a_worker_that_is_killed_while_it_is_started_is_replaced_once", killed_while_starting),
+        test("a_restore_and_its_invocation_go_to_the_worker_together", together),
+        test("an_instance_ends_before_its_credentials_do_when_there_are_others", outlived),
         test("workers_that_never_take_an_event_are_given_up", never_takes),
         test("a_failing_init_is_repeated_once_and_answered", init_fails),
         test("reserved_and_shared_concurrency_throttle_with_awss_reasons", throttles),
@@ -123,6 +126,62 @@ fn dies_idle() {
         world.invoke(&function, "answer-then-die").await.unwrap();
         world.until(|statistics| statistics.instances == Census::default()).await;
         assert!(matches!(world.invoke(&function, "answer").await.unwrap().start, Start::Booted { .. }));
+    });
+}
+
+fn killed_while_starting() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "slow-boot");
+        let call = world.invoke(&function, "answer");
+        while world.runs("boot") == 0 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        world::kill_workers();
+        let reply = call.await.unwrap();
+        assert!(matches!(reply.start, Start::Booted { .. }), "{reply:?}");
+        assert_eq!((world.runs("boot"), world.runs("answer")), (2, 1));
+        let refused = world.invoke(&world.function("g", "die-at-boot"), "answer").await;
+        assert!(matches!(refused, Err(Refused::NotStarted { .. })), "{refused:?}");
+        assert_eq!((world.runs("boot"), world.pool.statistics().running), (4, 0));
+    });
+}
+
+fn together() {
+    block_on(async {
+        let world = World::new(settings());
+        let function = world.function("f", "restored-by-the-invocation");
+        world.pool.snapshot(function.clone()).await.unwrap();
+        let reply = world.invoke(&function, "answer").await.unwrap();
+        assert!(matches!(reply.start, Start::Restored { .. }), "{reply:?}");
+        let mut streamed = world.stream(&function, "stream:3").await.unwrap();
+        while streamed.pieces.recv().await.is_some() {}
+        assert_eq!(streamed.end.await.unwrap().function_error, None);
+    });
+}
+
+fn outlived() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("credentials.json");
+    let write = |expiration: &str| {
+        let text = format!(
+            r#"{{"Version":1,"AccessKeyId":"k","SecretAccessKey":"s","SessionToken":"t","Expiration":"{expiration}"}}"#
+        );
+        std::fs::write(&path, text).unwrap();
+    };
+    // The past: what is expired is given all the same while there is nothing better.
+    write("2026-01-01T00:00:00Z");
+    let credentials = Some(function_worker::CredentialsFile::open(&path).unwrap());
+    block_on(async {
+        let world = World::new(PoolSettings { function_credentials: credentials, ..settings() });
+        let function = world.function("f", "good");
+        assert!(matches!(world.invoke(&function, "answer").await.unwrap().start, Start::Booted { .. }));
+        assert_eq!(world.invoke(&function, "answer").await.unwrap().start, Start::Warm);
+        write("2099-01-01T00:00:00+00:00");
+        world.invoke(&function, "answer").await.unwrap();
+        world.until(|statistics| statistics.instances == Census::default()).await;
+        assert!(matches!(world.invoke(&function, "answer").await.unwrap().start, Start::Booted { .. }));
+        assert_eq!(world.invoke(&function, "answer").await.unwrap().start, Start::Warm);
     });
 }
 

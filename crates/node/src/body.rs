@@ -101,3 +101,51 @@ pub(crate) async fn read(
     }
     Ok(first.unwrap_or_else(|| whole.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use tokio::sync::mpsc;
+    use tokio_stream::wrappers::ReceiverStream;
+
+    use super::*;
+
+    type Pieces = mpsc::Sender<Result<Bytes, io::Error>>;
+
+    fn body() -> (Pieces, Body) {
+        let (pieces, receiver) = mpsc::channel(1);
+        (pieces, Body::from_stream(ReceiverStream::new(receiver)))
+    }
+
+    async fn read(body: Body) -> Result<Bytes, LambdaError> {
+        super::read(body, 8 << 20, Operation::CreateFunction, &Bodies::new()).await
+    }
+
+    // The clock of these tests stands still, and jumps to whatever is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_given_up() {
+        let (pieces, body) = body();
+        pieces.try_send(Ok(Bytes::from_static(b"{"))).unwrap();
+        let error = read(body).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidRequestContent);
+        assert!(error.message.contains("did not come in time"), "{}", error.message);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_given_up_and_one_that_keeps_its_pace_is_not() {
+        for (piece, good) in [(SLOWEST + 1, true), (100, false)] {
+            let (pieces, body) = body();
+            tokio::spawn(async move {
+                for _ in 0..2 * PATIENCE.as_secs() {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if pieces.send(Ok(vec![b' '; piece].into())).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            let read = read(body).await.map(|whole| whole.len());
+            assert_eq!(read.ok(), good.then_some(2 * piece * PATIENCE.as_secs() as usize));
+        }
+    }
+}

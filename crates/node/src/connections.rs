@@ -242,3 +242,23 @@ impl Drop for Member {
         self.table.states.lock().remove(&self.number);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    // The clock stands still, and jumps to whatever is waited for.
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_does_not_come_ends_its_connection() {
+        let answered = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+        for beginning in ["", "GET /_/health HT", "GET / HTTP/1.1\r\nHost: x\r\nA: ", answered] {
+            let (mut client, server) = tokio::io::duplex(1024);
+            client.write_all(beginning.as_bytes()).await.unwrap();
+            let service = service_fn(async |_| Ok::<_, Infallible>(Response::new(Body::empty())));
+            let served = builder().serve_connection(TokioIo::new(server), service).await;
+            assert!(served.is_err_and(|error| error.is_timeout()), "{beginning:?}");
+        }
+    }
+}

@@ -60,9 +60,9 @@ pub(crate) struct ServeArguments {
     /// Connections that there may be at once; beyond, the one that has been without a request for the longest makes room
     #[arg(long, value_name = "NUMBER", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) connections: u32,
-    /// How much the home may take on disk, in MB; snapshots go first, the longest unused one before the others [default: no
+    /// How many MiB the home may take on disk; snapshots go first, the longest unused one before the others [default: no
     /// limit]
-    #[arg(long, value_name = "MB", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) disk_quota: Option<u64>,
     /// Take snapshots only where SnapStart asks for them
     #[arg(long)]

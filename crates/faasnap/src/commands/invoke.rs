@@ -52,6 +52,8 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
     if arguments.leaves_the_way_open()
         && let Some(node) = super::through_node::connect(store)
     {
+        // A mistyped name is told of in the same words with and without a node.
+        store.function(&arguments.name)?;
         return super::through_node::invoke(node, &arguments.name, &payload, arguments.log);
     }
     let timeline = Timeline::start();

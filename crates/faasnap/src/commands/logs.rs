@@ -16,7 +16,7 @@ const LOOK: Duration = Duration::from_millis(200);
 pub(super) fn run(store: &Store, arguments: &LogsArguments) -> Result<Outcome> {
     let mut reader = LogReader::open(store.path(), &arguments.name, arguments.lines)?;
     let first = reader.read()?;
-    if first.is_empty() && !arguments.follow {
+    if first.is_empty() {
         // A mistyped name has no log either.
         store.function(&arguments.name)?;
     }

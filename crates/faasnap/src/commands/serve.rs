@@ -68,7 +68,7 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
         concurrency: arguments.concurrency,
         automatic_snapshots: !arguments.no_automatic_snapshots,
         retention: Retention {
-            quota: arguments.disk_quota.map(|megabytes| megabytes << 20),
+            quota: arguments.disk_quota.map(|mebibytes| mebibytes << 20),
             ..Retention::default()
         },
         function_credentials: arguments.network.apply()?,

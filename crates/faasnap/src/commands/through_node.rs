@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use store::{FunctionName, Store};
@@ -52,7 +52,10 @@ pub(super) fn invoke(
     );
     let asked = node.write_all(head.as_bytes()).and_then(|()| node.write_all(payload));
     let mut bytes = Vec::new();
-    asked.and_then(|()| node.read_to_end(&mut bytes)).context("talking to the node that serves this home")?;
+    // As text: an error of this pipe is none of standard output's, at which a command ends in silence.
+    asked
+        .and_then(|()| node.read_to_end(&mut bytes))
+        .map_err(|error| anyhow!("talking to the node that serves this home: {error}"))?;
     let answer = parse(&bytes).context("the node's answer is no HTTP (a defect)")?;
     if answer.status != 200 {
         bail!("the node answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));

@@ -16,7 +16,10 @@ pub(super) struct Group<J> {
     pub queue: VecDeque<J>,
     /// Most recently used last.
     pub idle: Vec<InstanceId>,
+    /// Being started, for whichever job is first then.
     pub starting: usize,
+    /// Being started, each with its job.
+    pub promised: usize,
     pub busy: usize,
     /// No new work is expected: instances end with what they do.
     pub retired: bool,
@@ -50,6 +53,7 @@ impl<J> Group<J> {
             queue: VecDeque::new(),
             idle: Vec::new(),
             starting: 0,
+            promised: 0,
             busy: 0,
             retired: false,
             bytes: limit.min(FIRST_GUESS) + WORKER,
@@ -61,7 +65,7 @@ impl<J> Group<J> {
 
     /// Whether there is neither an instance nor a job.
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty() && self.idle.is_empty() && self.starting == 0 && self.busy == 0
+        self.is_idle() && self.idle.is_empty()
     }
 
     /// Whether there is neither an instance nor a job nor a plan for one.
@@ -71,7 +75,7 @@ impl<J> Group<J> {
 
     /// Whether nothing runs, waits or starts.
     pub fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.starting == 0 && self.busy == 0
+        self.queue.is_empty() && self.starting == 0 && self.promised == 0 && self.busy == 0
     }
 
     /// An invocation took `guest` bytes. The guess follows upwards at once and downwards slowly.

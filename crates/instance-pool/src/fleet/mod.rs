@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Every waiting job has a start behind it; whichever instance becomes free first takes the first job, so a burst of short
-//! invocations is served by fewer instances than it has requests.
+//! invocations is served by fewer instances than it has requests. Only where no instance runs that could be sooner is a job promised
+//! to a start: then the start and the job's beginning can be one.
 
 mod concurrency;
 mod group;
@@ -62,6 +63,8 @@ enum State {
     Starting {
         ahead: bool,
     },
+    /// Being started, with its first job in hand.
+    Promised,
     Idle {
         since: Duration,
         until: Duration,
@@ -178,10 +181,38 @@ impl<J> Fleet<J> {
         Ok(actions)
     }
 
-    /// An instance takes its first job.
+    /// An instance takes its first job, if it has none yet.
     pub fn ready(&mut self, instance: InstanceId, now: Duration) -> Vec<Action<J>> {
+        let promised = self.is_promised(instance);
         let Some(key) = self.leave(instance) else { return Vec::new() };
-        self.next_job(instance, &key, now)
+        match self.groups.get_mut(&key).filter(|_| promised) {
+            Some(group) => {
+                group.busy += 1;
+                self.set(instance, State::Busy);
+                Vec::new()
+            }
+            None => self.next_job(instance, &key, now),
+        }
+    }
+
+    fn is_promised(&self, instance: InstanceId) -> bool {
+        self.instances.get(&instance).is_some_and(|instance| instance.state == State::Promised)
+    }
+
+    /// Gives an instance its first job while it is being started, which [`Self::ready`] then does not give. `None` when nobody
+    /// waits, or when an instance runs: it may be free sooner.
+    pub fn promise(&mut self, instance: InstanceId) -> Option<J> {
+        let Instance { key, state: state @ State::Starting { .. }, .. } =
+            self.instances.get_mut(&instance)?
+        else {
+            return None;
+        };
+        let group = self.groups.get_mut(key).filter(|group| group.busy == 0)?;
+        let job = group.queue.pop_front()?;
+        group.starting = group.starting.saturating_sub(1);
+        group.promised += 1;
+        *state = State::Promised;
+        Some(job)
     }
 
     /// Whether an instance whose start has not begun yet is still of use; if not, it is forgotten.
@@ -201,13 +232,16 @@ impl<J> Fleet<J> {
         false
     }
 
-    /// An instance could not be started. The job that waits longest hears of it.
+    /// An instance could not be started. The job that it was promised is the driver's to answer; without one, the job that waits
+    /// longest hears of it.
     pub fn start_failed(&mut self, instance: InstanceId, now: Duration, room: Room<'_>) -> Vec<Action<J>> {
+        let promised = self.is_promised(instance);
         let Some(key) = self.leave(instance) else { return Vec::new() };
         self.remove(instance);
-        let job = self.groups.get_mut(&key).and_then(|group| group.queue.pop_front());
         let mut actions = Vec::new();
-        if let Some(job) = job {
+        if promised {
+            self.concurrency.leave(key.name());
+        } else if let Some(job) = self.groups.get_mut(&key).and_then(|group| group.queue.pop_front()) {
             self.concurrency.leave(key.name());
             actions.push(Action::Fail { job, why: NoInstance::StartFailed });
         }
@@ -294,7 +328,7 @@ impl<J> Fleet<J> {
     pub fn next_tick(&self) -> Option<Duration> {
         let idle = self.instances.values().filter_map(|instance| match instance.state {
             State::Idle { until, .. } => Some(until),
-            State::Starting { .. } | State::Busy => None,
+            State::Starting { .. } | State::Promised | State::Busy => None,
         });
         let ahead = self.groups.values().filter_map(|group| match group.ahead {
             Ahead::Planned { at, .. } => Some(at),
@@ -327,7 +361,7 @@ impl<J> Fleet<J> {
     pub fn census(&self) -> Census {
         let mut census = Census { bytes: self.bytes, ..Census::default() };
         for group in self.groups.values() {
-            census.starting += group.starting;
+            census.starting += group.starting + group.promised;
             census.idle += group.idle.len();
             census.busy += group.busy;
             census.waiting += group.queue.len();
@@ -359,7 +393,7 @@ impl<J> Fleet<J> {
         }
         let candidate = |(id, instance): (&InstanceId, &Instance)| match instance.state {
             State::Idle { since, .. } => Some(Candidate { id: *id, last_used: since, bytes: instance.bytes }),
-            State::Starting { .. } | State::Busy => None,
+            State::Starting { .. } | State::Promised | State::Busy => None,
         };
         let victims = least_recently_used(self.instances.iter().filter_map(candidate).collect(), lacking)?;
         self.evicted += victims.len() as u64;
@@ -411,6 +445,10 @@ impl<J> Fleet<J> {
         match state {
             State::Starting { .. } => {
                 group.starting = group.starting.saturating_sub(1);
+                self.starting_bytes = self.starting_bytes.saturating_sub(*bytes);
+            }
+            State::Promised => {
+                group.promised = group.promised.saturating_sub(1);
                 self.starting_bytes = self.starting_bytes.saturating_sub(*bytes);
             }
             State::Busy => group.busy = group.busy.saturating_sub(1),
@@ -478,7 +516,7 @@ impl<J> Fleet<J> {
     fn ensure_starts(&mut self, key: &Key, room: Room<'_>) -> Vec<Action<J>> {
         let mut actions = Vec::new();
         while let Some(group) = self.groups.get(key).filter(|group| group.starting < group.queue.len()) {
-            let (bytes, others) = (group.bytes, group.starting + group.busy);
+            let (bytes, others) = (group.bytes, group.starting + group.promised + group.busy);
             if let Some(stops) = self.make_room(bytes, room) {
                 actions.extend(stops);
                 actions.push(self.start(key, false));

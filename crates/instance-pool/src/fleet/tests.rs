@@ -15,6 +15,8 @@ fn key(function: usize) -> Key {
 #[derive(Clone, Debug)]
 enum Step {
     Submit(usize),
+    /// The n-th instance that is being started may have its job already.
+    Promise(usize),
     /// The n-th instance that is being started becomes ready, or fails.
     Start(usize, bool),
     /// The n-th busy instance has done its job, soundly or not.
@@ -30,6 +32,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => (0_usize..3).prop_map(Step::Submit),
+        1 => (0_usize..8).prop_map(Step::Promise),
         3 => (0_usize..8, prop::bool::weighted(0.8)).prop_map(|(n, good)| Step::Start(n, good)),
         3 => (0_usize..8, prop::bool::weighted(0.8)).prop_map(|(n, good)| Step::Finish(n, good)),
         1 => (0_usize..8).prop_map(Step::Return),
@@ -53,6 +56,7 @@ fn policy() -> impl Strategy<Value = Policy> {
 #[derive(Default)]
 struct World {
     starting: Vec<InstanceId>,
+    promised: HashMap<InstanceId, u32>,
     busy: HashMap<InstanceId, u32>,
     alive: HashSet<InstanceId>,
     answered: HashSet<u32>,
@@ -88,10 +92,19 @@ impl World {
         if all.is_empty() { None } else { all.get(n % all.len()).copied() }
     }
 
+    fn promise(&mut self, fleet: &mut Fleet<u32>, n: usize) {
+        let Some(instance) = Self::pick(self.starting.iter().copied(), n) else { return };
+        let Some(job) = fleet.promise(instance) else { return };
+        let key = &self.of[&instance];
+        assert!(self.busy.keys().all(|other| self.of[other] != *key), "one that runs may be sooner");
+        assert!(self.promised.insert(instance, job).is_none(), "an instance got two jobs");
+    }
+
     fn start(&mut self, fleet: &mut Fleet<u32>, n: usize, good: bool, now: Duration) {
         let Some(instance) = Self::pick(self.starting.iter().copied(), n) else { return };
         self.starting.retain(|other| *other != instance);
-        if !fleet.is_needed(instance) {
+        let promised = self.promised.remove(&instance);
+        if promised.is_none() && !fleet.is_needed(instance) {
             self.alive.remove(&instance);
             return;
         }
@@ -101,6 +114,14 @@ impl World {
             self.alive.remove(&instance);
             fleet.start_failed(instance, now, &|| u64::MAX)
         };
+        match promised {
+            Some(job) if good => {
+                assert!(actions.is_empty(), "it has its job");
+                self.busy.insert(instance, job);
+            }
+            Some(job) => assert!(self.answered.insert(job), "answered twice"),
+            None => {}
+        }
         self.apply(actions);
     }
 
@@ -134,6 +155,7 @@ proptest! {
                         world.apply(actions);
                     }
                 }
+                Step::Promise(n) => world.promise(&mut fleet, n),
                 Step::Start(n, good) => world.start(&mut fleet, n, good, now),
                 Step::Finish(n, good) => world.finish(&mut fleet, n, good, now),
                 Step::Return(n) => {
@@ -157,7 +179,8 @@ proptest! {
             }
             let census = fleet.census();
             prop_assert!(fleet.running() <= ACCOUNT);
-            prop_assert_eq!(taken, world.answered.len() + world.busy.len() + census.waiting);
+            let held = world.busy.len() + world.promised.len();
+            prop_assert_eq!(taken, world.answered.len() + held + census.waiting);
             prop_assert_eq!((census.starting, census.busy), (world.starting.len(), world.busy.len()));
             prop_assert_eq!(census.starting + census.busy + census.idle, world.alive.len());
             // Whoever waits has a start or a busy instance to wait for.

@@ -111,6 +111,18 @@ impl World {
     }
 }
 
+/// Kills all workers of this process, spare ones too.
+pub fn kill_workers() {
+    for task in fs::read_dir("/proc/self/task").unwrap() {
+        let children = fs::read_to_string(task.unwrap().path().join("children")).unwrap_or_default();
+        for worker in children.split_whitespace() {
+            let worker = rustix::process::Pid::from_raw(worker.parse().unwrap()).unwrap();
+            // It may just have ended.
+            let _ = rustix::process::kill_process(worker, rustix::process::Signal::KILL);
+        }
+    }
+}
+
 pub fn call(function: &Deployed, payload: &str) -> Call {
     Call {
         request_id: uuid::Uuid::new_v4().to_string(),

@@ -20,12 +20,24 @@ struct Worker {
     init_limit: Duration,
     invocations: u32,
     recorded: bool,
+    /// A start has failed: nothing can be invoked.
+    failed: bool,
+    /// A restore waits for its invocation.
+    held: bool,
 }
 
 pub fn serve() {
     let Channel { sender, mut receiver } = WorkerChannel::new(stdin().as_fd().try_clone_to_owned().unwrap());
     let (behaviour, init_limit) = (String::new(), Duration::ZERO);
-    let mut worker = Worker { node: sender, behaviour, init_limit, invocations: 0, recorded: false };
+    let mut worker = Worker {
+        node: sender,
+        behaviour,
+        init_limit,
+        invocations: 0,
+        recorded: false,
+        failed: false,
+        held: false,
+    };
     worker.say(FromWorker::Ready);
     while let Ok(Some(Received { message, mut descriptors })) = receiver.receive() {
         match message {
@@ -64,11 +76,23 @@ impl Worker {
     }
 
     fn fail(&mut self, kind: FailureKind) {
+        self.failed = true;
         let message = "as it was told".to_owned();
         self.say(FromWorker::Failed(Failure { kind, message, health: Health::Discard }));
     }
 
     fn boot(&mut self) {
+        match self.behaviour.as_str() {
+            "slow-boot" => {
+                self.log(LogStream::Output, "RAN boot\n".to_owned());
+                std::thread::sleep(Duration::from_millis(400));
+            }
+            "die-at-boot" => {
+                self.log(LogStream::Output, "RAN boot\n".to_owned());
+                std::process::exit(1);
+            }
+            _ => {}
+        }
         let fails = match self.behaviour.as_str() {
             "init-error" => true,
             "init-error-once" => self.init_limit == INIT_LIMIT,
@@ -91,6 +115,7 @@ impl Worker {
                 let error_type = "Runtime.AfterRestoreError".to_owned();
                 self.fail(FailureKind::Restore { error_type, payload: ByteBuf::from(b"{}".to_vec()) });
             }
+            "restored-by-the-invocation" if !self.held => self.held = true,
             _ => {
                 let duration = Duration::from_millis(1);
                 let warnings = Vec::new();
@@ -101,6 +126,13 @@ impl Worker {
     }
 
     fn invoke(&mut self, invoke: &Invoke) {
+        if self.failed {
+            return self.fail(FailureKind::Request);
+        }
+        if self.held {
+            self.restore();
+            self.held = false;
+        }
         self.invocations += 1;
         let event = String::from_utf8(invoke.payload.to_vec()).unwrap();
         let dies = match event.as_str() {
