@@ -158,7 +158,7 @@ impl Mm {
         let removed = space.areas.remove(range);
         for area in removed {
             for extent in space.assigned.pieces(area.start..area.end) {
-                space.given_back.note(&self.memory, &area, extent.pages());
+                space.credit.note(&self.memory, &area, extent.pages());
                 // The host mapping goes even if that fails to leave the reservation: the memory is given back.
                 self.memory.release(extent.pages()).map_err(|error| errno_of(&error))?;
             }

@@ -10,12 +10,13 @@
 //! snapshot permit what its areas do; see [`page_tables`].
 
 mod access;
+mod ahead;
 mod assignment;
 mod fault;
 mod map;
 mod page_tables;
 mod physical;
-mod recycling;
+
 mod save;
 mod vma;
 
@@ -34,11 +35,11 @@ pub use map::{MapRequest, Placement};
 pub use save::{ImageRegion, ImageSource, MappedFiles, MemoryImage, SavedMm};
 pub use vma::{Access, Backing, Vma, VmaMap};
 
+use ahead::Credit;
 use assignment::Assignments;
 use page_tables::{BlockEntries, Entry, PageTables, TableError, TablePages};
 pub use physical::Block;
 use physical::{BLOCK_PAGES, BLOCK_SIZE, PhysicalPages};
-use recycling::GivenBack;
 
 /// The address map of the lower half, and of the supervisor window (docs/process-guest.md).
 pub mod layout {
@@ -125,8 +126,8 @@ pub(crate) struct AddressSpace {
     /// Virtual blocks whose pages have entries of their own, which permit no more than the areas did when they were written:
     /// see [`fault`]. All other entries permit everything.
     pub strict: BTreeSet<u64>,
-    /// What the program unmapped and may soon map again: see [`recycling`].
-    pub given_back: GivenBack,
+    /// For memory that is in place ahead of the program: see [`ahead`].
+    pub credit: Credit,
 }
 
 /// Guest-physical space that table pages are taken from; they need zeroed, writable host memory.
@@ -189,7 +190,7 @@ impl Mm {
             tables: PageTables::new(PageIndex(layout::ROOT_PAGE)),
             heap: 0..0,
             strict: BTreeSet::new(),
-            given_back: GivenBack::default(),
+            credit: Credit::default(),
         };
         for page in 0..layout::FIRST_FREE_PAGE {
             let start = layout::SUPERVISOR_BASE + PageIndex(page).address().0;

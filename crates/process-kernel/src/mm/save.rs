@@ -14,10 +14,10 @@ use parking_lot::RwLock;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::ahead::Credit;
 use super::assignment::{Assignments, Strictness, addresses, protection_for};
 use super::page_tables::PageTables;
 use super::physical::PhysicalPages;
-use super::recycling::GivenBack;
 use super::vma::{Access, Backing, Vma, VmaMap};
 use super::{AddressSpace, Block, MemorySlots, Mm, errno_of, layout};
 use crate::file::Mappable;
@@ -329,7 +329,7 @@ impl Mm {
             tables: saved.tables,
             heap: saved.heap,
             strict: saved.strict,
-            given_back: GivenBack::default(),
+            credit: Credit::default(),
         };
         Ok(Self { memory, slots, space: RwLock::new(space), restored: true })
     }
