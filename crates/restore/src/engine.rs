@@ -311,9 +311,8 @@ fn loaded(
         let start_ns = timeline.now_ns();
         let place = || {
             jail::narrow(jail::Role::Loader);
-            placement.ask(request.snapshot);
             let loaded_bytes = job.place().map_err(RestoreError::Load)?;
-            placement.fill(memory, request.snapshot, request.guest_files)?;
+            placement.fill(memory, request.guest_files)?;
             Ok::<u64, RestoreError>(loaded_bytes)
         };
         let placing = match placement.pages.is_empty() {

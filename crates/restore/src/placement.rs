@@ -5,21 +5,14 @@
 //! is read into it; everything else is mapped as usual. All of it is in place before the guest runs, since nothing may
 //! arrive late in plain memory.
 
-use std::num::NonZeroU64;
 use std::os::fd::BorrowedFd;
 
 use guest_memory::GuestMemory;
-use pages::{PAGE_SIZE, PageIndex, PageRange, PageSet};
-use rustix::fs::{Advice, fadvise};
-use snapshot::Snapshot;
+use pages::{PAGE_SIZE, PageRange, PageSet};
 
 use crate::error::RestoreError;
 use crate::layout::{Access, Backing, FileIndex, GuestLayout};
 use crate::loading_set::LoadingSet;
-
-/// Known pages with at most this many others between them are one run, and the others, where they are ready, are read with
-/// them: a mapping of their own would cost more (5 us, and 0.2 us a page for what was ready there).
-pub(crate) const GAP: u64 = 8;
 
 /// A run of pages and where in a file of the guest its content is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -32,12 +25,10 @@ struct FromFile {
 /// Which pages stay, and what is read into them beside the loading set, which the loader reads.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Placement {
-    /// All that get content, or are known to be touched.
+    /// All that are ready and known to be touched. What lies between them is mapped: a mapping costs less than reading a few pages.
     pub pages: PageSet,
     /// Ready pages that nobody knows, but that are as they have to be: zero, and the guest may write them.
     pub idle: PageSet,
-    /// Stored pages between those of the loading set.
-    stored: PageSet,
     /// Pages of the guest's files.
     files: Vec<FromFile>,
 }
@@ -58,29 +49,30 @@ impl Placement {
         known: &PageSet,
     ) -> Self {
         let mut placement = Self::default();
+        // A stored page that no recording brings is never taken for known, whatever a damaged one says.
+        let known = known.difference(&stored.difference(loading)).intersection(ready);
+        let unknown = ready.difference(&known).difference(stored);
+        let of_files = known.difference(loading);
         for region in layout.regions() {
             let is_private = !matches!(region.backing, Backing::Absent | Backing::File { shared: true, .. });
             if region.access == Access::None || !is_private {
                 continue;
             }
-            let ready: PageSet = ready.within(region.range).collect();
-            if ready.is_empty() {
-                continue;
+            placement.pages.extend(known.within(region.range));
+            match region.backing {
+                Backing::Memory if region.access == Access::ReadWrite => {
+                    placement.idle.extend(unknown.within(region.range));
+                }
+                Backing::File { file, offset, .. } => {
+                    let from_file = of_files.within(region.range).map(|run| FromFile {
+                        range: run,
+                        file,
+                        offset: offset + (run.start.0 - region.range.start.0) * PAGE_SIZE,
+                    });
+                    placement.files.extend(from_file);
+                }
+                _ => {}
             }
-            let pages = bridged(known.within(region.range)).intersection(&ready);
-            if region.backing == Backing::Memory && region.access == Access::ReadWrite {
-                placement.idle.extend(ready.difference(&pages).difference(stored).runs().iter().copied());
-            }
-            placement.stored.extend(pages.intersection(stored).difference(loading).runs().iter().copied());
-            if let Backing::File { file, offset, .. } = region.backing {
-                let from_file = pages.difference(stored).difference(loading);
-                placement.files.extend(from_file.runs().iter().map(|run| FromFile {
-                    range: *run,
-                    file,
-                    offset: offset + (run.start.0 - region.range.start.0) * PAGE_SIZE,
-                }));
-            }
-            placement.pages.extend(pages.runs().iter().copied());
         }
         placement
     }
@@ -90,28 +82,8 @@ impl Placement {
         self.pages.union(&self.idle)
     }
 
-    /// Asks for what [`Self::fill`] reads of the memory file, without waiting for it.
-    pub fn ask(&self, snapshot: &Snapshot) {
-        let file = snapshot.memory_file();
-        // Hints. Without the first, each of the small reads would bring in the device's whole window around it.
-        let _ = fadvise(file, 0, None, Advice::Random);
-        for run in self.stored.runs() {
-            let _ =
-                fadvise(file, run.start.address().0, NonZeroU64::new(run.count.bytes()), Advice::WillNeed);
-        }
-    }
-
     /// Reads everything but the loading set.
-    pub fn fill(
-        &self,
-        memory: &GuestMemory,
-        snapshot: &Snapshot,
-        guest_files: &[BorrowedFd<'_>],
-    ) -> Result<(), RestoreError> {
-        use std::os::fd::AsFd;
-        for run in self.stored.runs() {
-            memory.read_in(*run, snapshot.memory_file().as_fd(), run.start.address().0)?;
-        }
+    pub fn fill(&self, memory: &GuestMemory, guest_files: &[BorrowedFd<'_>]) -> Result<(), RestoreError> {
         for FromFile { range, file, offset } in &self.files {
             let (index, supplied) = (file.0, guest_files.len());
             let file =
@@ -123,18 +95,6 @@ impl Placement {
     }
 }
 
-/// `runs`, ascending, with the gaps of at most [`GAP`] pages between them.
-pub(crate) fn bridged(runs: impl Iterator<Item = PageRange>) -> PageSet {
-    let mut pages = PageSet::new();
-    let mut end: Option<PageIndex> = None;
-    for run in runs {
-        let start = end.filter(|end| run.start.0 - end.0 <= GAP).unwrap_or(run.start);
-        pages.insert(PageRange::between(start, run.end()));
-        end = Some(run.end());
-    }
-    pages
-}
-
 #[cfg(test)]
 mod tests {
     use pages::PageCount;
@@ -144,7 +104,7 @@ mod tests {
     use crate::tests::sample::{range, set};
 
     #[test]
-    fn known_pages_stay_with_what_lies_between_them_and_others_do_not() {
+    fn known_pages_stay_and_others_do_not() {
         let file = |shared| Backing::File { file: FileIndex(2), offset: 0x3000, shared };
         let region = |start, end, backing, access| Region { range: range(start, end), backing, access };
         let regions = vec![
@@ -157,13 +117,12 @@ mod tests {
         let layout = GuestLayout::new(PageCount(200), regions).unwrap();
         let stored = set(&[(10, 12), (52, 70), (100, 110), (140, 200)]);
         let loading = set(&[(11, 12), (52, 54), (58, 60), (80, 82), (150, 155)]);
-        let known = loading.union(&set(&[(3, 5), (103, 105), (122, 124), (190, 195)]));
+        let known = loading.union(&set(&[(3, 5), (10, 11), (54, 55), (103, 105), (122, 124), (190, 195)]));
         let placement = Placement::of(&set(&[(2, 160)]), &layout, &stored, &loading, &known);
-        assert_eq!(placement.pages, set(&[(3, 12), (52, 60), (80, 82), (150, 155)]));
+        assert_eq!(placement.pages, set(&[(3, 5), (11, 12), (52, 54), (58, 60), (80, 82), (150, 155)]));
         assert_eq!(placement.idle, set(&[(50, 52), (70, 80), (82, 100)]));
-        assert_eq!(placement.stored, set(&[(10, 11), (54, 58)]));
         let offset = 0x3000 + 3 * PAGE_SIZE;
-        assert_eq!(placement.files, [FromFile { range: range(3, 10), file: FileIndex(2), offset }]);
+        assert_eq!(placement.files, [FromFile { range: range(3, 5), file: FileIndex(2), offset }]);
     }
 
     #[test]
@@ -173,8 +132,7 @@ mod tests {
         let (stored, loading) = (set(&[(0, 60)]), set(&[(10, 20), (24, 30)]));
         let ready = set(&[(12, 14), (19, 22), (40, 42), (80, 82)]);
         let placement = Placement::of(&ready, &layout, &stored, &loading, &loading);
-        assert_eq!(placement.pages, set(&[(12, 14), (19, 22)]));
-        assert_eq!(placement.stored, set(&[(20, 22)]));
+        assert_eq!(placement.pages, set(&[(12, 14), (19, 20)]));
         assert_eq!(placement.idle, set(&[(80, 82)]));
     }
 }

@@ -5,8 +5,6 @@
 
 use pages::{PageCount, PageIndex, PageRange, PageSet};
 
-use crate::placement::bridged;
-
 /// How the pages are chosen.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub struct ReadyRule {
@@ -52,10 +50,7 @@ impl ReadyRule {
             left -= run.count.0;
             run
         });
-        let chosen: PageSet = chosen.collect();
-        // What lies between is read with them: see `placement`.
-        let bridged = bridged(chosen.runs().iter().copied());
-        if bridged.count() <= self.most { bridged } else { chosen }
+        chosen.collect()
     }
 }
 
@@ -84,13 +79,6 @@ mod tests {
         let touched: [(f64, &[(u64, u64)]); 2] = [(1.0, &[(0, 10), (100, 120)]), (3.0, &[(105, 109)])];
         assert_eq!(pages(0.2, 6, &touched), set(&[(0, 2), (105, 109)]));
         assert_eq!(pages(0.2, 4, &touched), set(&[(105, 109)]));
-    }
-
-    #[test]
-    fn small_gaps_are_bridged_where_there_is_room() {
-        let touched: [(f64, &[(u64, u64)]); 1] = [(1.0, &[(0, 2), (10, 12), (21, 22)])];
-        assert_eq!(pages(0.5, 100, &touched), set(&[(0, 12), (21, 22)]));
-        assert_eq!(pages(0.5, 6, &touched), set(&[(0, 2), (10, 12), (21, 22)]));
     }
 
     #[test]
