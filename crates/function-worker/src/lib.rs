@@ -293,7 +293,7 @@ impl FunctionWorker {
     }
 
     fn restored(&mut self) -> Result<Restored, WorkerError> {
-        match self.answer(RESTORE_LIMIT)? {
+        match self.answer(RESTORE_LIMIT + self.boot_limit)? {
             FromWorker::Restored(restored) => Ok(restored),
             other => Err(unexpected(&other)),
         }

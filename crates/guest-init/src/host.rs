@@ -110,6 +110,8 @@ fn rest(reader: File, writer: &Mutex<File>) -> Result<File, Failure> {
             system::set_clock(resume.time)?;
             system::add_entropy(&resume.entropy)?;
             *writer = stream.try_clone().map_err(|error| format!("the host's socket: {error}"))?;
+            wire::write(&mut *writer, Kind::Resume, &[])
+                .map_err(|error| format!("answering the host: {error}"))?;
             freezer::thaw()?;
             return Ok(stream);
         }

@@ -132,7 +132,7 @@ impl Starting<'_> {
             }
             None => connection.ask(|worker| worker.send_restore(&entry.path, &options)).await?,
         }
-        let restored = restored(&mut connection).await?;
+        let restored = restored(&mut connection, function_worker::boot_limit(&deployed.function)).await?;
         // What its hooks wrote is no invocation's.
         log.begin();
         if deployed.function.function.config.guest == Guest::Process {
@@ -147,9 +147,9 @@ impl Starting<'_> {
     }
 }
 
-/// Waits until the worker has restored its function.
-async fn restored(connection: &mut Connection) -> Result<Restored, Unrestored> {
-    match connection.hear_within(RESTORE_LIMIT + GRACE).await? {
+/// Waits until the worker has restored its function; `machine` is the time that its machine has before its hooks begin.
+async fn restored(connection: &mut Connection, machine: Duration) -> Result<Restored, Unrestored> {
+    match connection.hear_within(RESTORE_LIMIT + machine + GRACE).await? {
         Heard::Restored(restored) => Ok(restored),
         Heard::Failed(Failure { kind: FailureKind::Snapshot, message, .. }) => {
             Err(Unrestored::Snapshot(message))

@@ -187,7 +187,7 @@ impl LinuxFunction {
         let hear = move |kind, body: &[u8]| match kind {
             Kind::Output => log(LogStream::Output, body),
             Kind::Error => log(LogStream::Error, body),
-            Kind::Start => kernel_up(),
+            Kind::Start | Kind::Resume => kernel_up(),
             _ => relay(&heard, kind, body),
         };
         let when_ended = move |result| {

@@ -116,9 +116,13 @@ impl Restored {
             Wish::IfNeeded => Record::IfNeeded(Default::default()),
             Wish::Again => Record::Always(Default::default()),
         };
-        if let Some(ready) = ready {
-            request.tables_forbid_writes = true;
-            request.ready = ready.clone();
+        match ready {
+            Some(ready) => {
+                request.tables_forbid_writes = true;
+                request.ready = ready.clone();
+            }
+            // Hardware KVM maps no neighbours: copying them would be in vain.
+            None => request.techniques.neighbours_ahead = false,
         }
         let Alarm { victim, learned } = alarm;
         let tell = learned.clone();

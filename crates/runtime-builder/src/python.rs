@@ -81,7 +81,9 @@ impl<'a> Interpreter<'a> {
         progress.step("Compiling Python modules");
         let mut command = self.command();
         command.env_remove("PYTHONDONTWRITEBYTECODE").env("PYTHONHASHSEED", "0");
-        command.args(["-m", "compileall", "-q", "-j", "0", "--invalidation-mode", "unchecked-hash"]);
+        // By one process: what marshal writes depends on the modules that the same process has compiled before, so that several
+        // make other bytes each time.
+        command.args(["-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash"]);
         // Tracebacks name files as the guest sees them.
         command.arg("-s").arg(self.root).args(["-p", "/"]);
         command.args(folders.iter().map(|folder| self.root.join(folder)).filter(|folder| folder.exists()));

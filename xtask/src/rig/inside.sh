@@ -14,7 +14,7 @@ tell_where() {
   sleep $PATIENCE
   echo "$1 has run for $PATIENCE s; where threads wait:"
   for task in /proc/[0-9]*/task/[0-9]*; do
-    [ -s "${task%/task/*}/cmdline" ] || grep -q '^State:.D' "$task/status" || continue
+    [ -n "$(head -c 1 "${task%/task/*}/cmdline")" ] || grep -q '^State:.D' "$task/status" || continue
     echo "  ${task##*/} $(cat "$task/comm"): $(cut -d' ' -f1 "$task/syscall") $(tr '\n' ' ' <"$task/stack")"
   done
 }

@@ -92,9 +92,9 @@ const STEPS: [Step; 12] = [
     Step { name: "programs", what: What::Test("programs", ""), default: true },
     Step { name: "functions", what: What::Test("functions", FUNCTIONS), default: true },
     Step { name: "linux-exec", what: What::Line(LINUX_EXEC), default: true },
-    // By name only: they take long, and a restore by a recorded REAP hung in one run of two.
-    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
-    Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: false },
+    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: true },
+    Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: true },
+    // By name only: they take long.
     Step {
         name: "linux-soak",
         what: What::Test("hardware_soak", "--test-threads 1 --nocapture"),

@@ -61,7 +61,7 @@ enum Occurrence {
     /// The node is gone, or says what can't be understood.
     NodeGone(Option<ChannelError>),
     Runtime(Event),
-    /// A guest's kernel has booted: init begins.
+    /// A guest's kernel has booted, or goes on: init begins, or a restore's hooks do.
     KernelUp,
     Ended(ExitStatus),
 }
@@ -197,7 +197,10 @@ impl Worker {
                         guest.timeline().reached(Phase::KernelUp);
                     }
                     if let Some(configured) = self.configured.as_ref().filter(|_| self.life.is_starting()) {
-                        self.deadline = Instant::now().checked_add(configured.init_timeout);
+                        let restores = self.snapshot.is_some();
+                        let limit =
+                            if restores { configured.restore_timeout } else { configured.init_timeout };
+                        self.deadline = Instant::now().checked_add(limit);
                     }
                 }
                 Ok(Occurrence::Ended(status)) => {
@@ -337,7 +340,8 @@ impl Worker {
     fn restore(&mut self, request: RestoreRequest, descriptors: &mut Descriptors) -> Result<(), Refused> {
         let listeners = self.listeners();
         self.began = Instant::now();
-        let limit = self.configured()?.restore_timeout;
+        let configured = self.configured()?;
+        let limit = configured.restore_timeout + configured.boot_timeout;
         let options = configuration::restore_options(&request).map_err(Refused::Request)?;
         let directory =
             descriptors.take(request.snapshot).map_err(|error| Refused::Request(error.to_string()))?;

@@ -43,7 +43,8 @@ pub enum Beginning {
     Resume,
 }
 
-/// Hears what the guest says, in its order; first of all [`Kind::Start`] or [`Kind::Resume`], when the guest has been told so.
+/// Hears what the guest says, in its order; first of all [`Kind::Start`] when it has booted and been told what to run, or
+/// [`Kind::Resume`] when its first program goes on after a restore. Each of these is heard once at most.
 pub type Hear = Box<dyn FnMut(Kind, &[u8]) + Send>;
 /// Hears once how the conversation ended.
 pub type WhenEnded = Box<dyn FnOnce(Result<Ended, GuestError>) + Send>;
@@ -166,6 +167,7 @@ struct Reader {
 
 impl Reader {
     fn converse(&self, beginning: Beginning, mut hear: Hear) -> Result<Ended, GuestError> {
+        let mut resumes = beginning == Beginning::Resume;
         let mut stream = match beginning {
             Beginning::Start(start) => {
                 let stream = self.first_connection()?;
@@ -173,10 +175,7 @@ impl Reader {
                 hear(Kind::Start, &[]);
                 self.begin(stream, Kind::Start, &start.encode())?
             }
-            Beginning::Resume => {
-                hear(Kind::Resume, &[]);
-                self.resume()?
-            }
+            Beginning::Resume => self.resume()?,
         };
         loop {
             match wire::read(&mut &*stream) {
@@ -184,6 +183,9 @@ impl Reader {
                 Ok(Some((Kind::Failed, body))) => {
                     return Err(GuestError::Failed(String::from_utf8_lossy(&body).into_owned()));
                 }
+                Ok(Some((Kind::Resume, _))) if std::mem::take(&mut resumes) => hear(Kind::Resume, &[]),
+                // Also said after each rest, and by a guest that wants more time.
+                Ok(Some((Kind::Start | Kind::Resume, _))) => {}
                 Ok(Some((kind, body))) => hear(kind, &body),
                 Ok(None) => {
                     let Some(rested) = self.resting.lock().take() else { return Err(self.silent()) };

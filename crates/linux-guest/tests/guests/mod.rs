@@ -83,7 +83,7 @@ impl Spoken {
         let ended = |end: Result<Ended, GuestError>| println!("the guest's end: {end:?}");
         let session =
             Session::begin(guest, line.clone(), beginning, Box::new(hear), Box::new(ended)).unwrap();
-        assert!(matches!(heard.recv(), Ok((Kind::Start | Kind::Resume, _))));
+        assert!(matches!(heard.recv_timeout(SILENCE), Ok((Kind::Start | Kind::Resume, _))));
         Self { session, line, heard }
     }
 
