@@ -9,7 +9,7 @@ mount -t tmpfs -o size=1g,mode=1777 tmpfs /tmp
 mount -t tmpfs tmpfs /run
 ifconfig lo 127.0.0.1
 # For a step that does not end: where everything waits, once.
-PATIENCE=240
+PATIENCE=400
 tell_where() {
   sleep $PATIENCE
   echo "$1 has run for $PATIENCE s; where threads wait:"
@@ -25,7 +25,7 @@ while read -r name line; do
   start=$(cut -d. -f1 /proc/uptime)
   sh -c "$line" </dev/null 2>&1
   status=$?
-  kill $watcher
+  kill $watcher 2>/dev/null
   end=$(cut -d. -f1 /proc/uptime)
   echo "rig: end $name $status $((end - start))"
 done </rig/steps
