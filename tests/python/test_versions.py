@@ -130,3 +130,11 @@ def test_a_snapshot_survives_the_end_of_the_node_and_of_its_worker(tmp_path):
         os.kill(worker, signal.SIGKILL)
     becomes_active(node, client, "unlucky")
     assert node.stop() == 0
+
+
+def test_a_restored_heap_is_out_of_the_collector_s_sight(client, create):
+    """A collection would bring all of it from the snapshot, within some later invocation."""
+    create("collects", python("import gc\ndef handler(event, context):\n    return gc.get_freeze_count()\n"), SnapStart={"ApplyOn": "PublishedVersions"})
+    version = client.publish_version(FunctionName="collects")["Version"]
+    client.get_waiter("published_version_active").wait(FunctionName="collects", Qualifier=version, WaiterConfig={"Delay": 0.1})
+    assert json.load(client.invoke(FunctionName="collects", Qualifier=version)["Payload"]) > 1000

@@ -85,11 +85,18 @@ static RECIPES: [Recipe; 3] = [
             client: &["awslambdaric==4.2.2", "snapshot_restore_py==1.0.0"],
             packages: Vec::new(),
         }),
-        files: &[OwnFile {
-            path: "var/runtime/bootstrap",
-            content: include_str!("files/python3.11-bootstrap"),
-            executable: true,
-        }],
+        files: &[
+            OwnFile {
+                path: "var/runtime/bootstrap",
+                content: include_str!("files/python3.11-bootstrap"),
+                executable: true,
+            },
+            OwnFile {
+                path: "var/runtime/faasnap_runtime.py",
+                content: include_str!("files/faasnap_runtime.py"),
+                executable: false,
+            },
+        ],
         links: &[("usr/bin/sh", "dash"), ("usr/bin/python3", "python3.11")],
         environment: &[PATH, LIBRARIES, ("AWS_EXECUTION_ENV", "AWS_Lambda_python3.11")],
     },
