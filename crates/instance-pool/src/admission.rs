@@ -50,17 +50,25 @@ fn available() -> u64 {
     }
     // A machine that doesn't say is not a reason to refuse everything.
     let machine = read(Path::new("/proc/meminfo")).and_then(|text| mem_available(&text)).unwrap_or(u64::MAX);
-    let group = read(Path::new("/proc/self/cgroup")).and_then(|text| own_group(&text));
-    group.map_or(machine, |group| {
-        // Each group up to the root has its own limit.
-        let limits = group.ancestors().take_while(|path| path.starts_with(CGROUPS)).filter_map(left_in_group);
-        limits.fold(machine, u64::min)
-    })
+    let groups = read(Path::new("/proc/self/cgroup")).map(|text| own_groups(&text)).unwrap_or_default();
+    // Each group up to the root has its own limit.
+    let above =
+        groups.iter().flat_map(|group| group.ancestors().take_while(|path| path.starts_with(CGROUPS)));
+    above.filter_map(left_in_group).fold(machine, u64::min)
 }
 
+/// What the limit of a group of either version leaves.
 fn left_in_group(group: &Path) -> Option<u64> {
     let read = |name| fs::read_to_string(group.join(name)).ok();
-    left(&read("memory.max")?, &read("memory.current")?, &read("memory.stat").unwrap_or_default())
+    let stat = read("memory.stat").unwrap_or_default();
+    match read("memory.max") {
+        Some(max) => left(&max, &read("memory.current")?, &stat, "inactive_file "),
+        // Without a limit, this is a number beyond any machine's memory.
+        None => {
+            let max = read("memory.limit_in_bytes")?;
+            left(&max, &read("memory.usage_in_bytes")?, &stat, "total_inactive_file ")
+        }
+    }
 }
 
 /// `full avg10` in percent (Documentation/accounting/psi.rst).
@@ -75,17 +83,25 @@ fn mem_available(text: &str) -> Option<u64> {
     kibibytes.checked_mul(1024)
 }
 
-/// The folder of this process's group in the version 2 hierarchy.
-fn own_group(text: &str) -> Option<PathBuf> {
-    let path = text.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(Path::new(CGROUPS).join(path))
+/// The folders of this process's groups that may limit memory: in the hierarchy of version 2, and in version 1's for memory.
+fn own_groups(text: &str) -> Vec<PathBuf> {
+    let root = Path::new(CGROUPS);
+    let folder = |line: &str| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(":/")?;
+        match controllers {
+            "" => Some(root.join(path)),
+            _ if controllers.split(',').any(|one| one == "memory") => Some(root.join("memory").join(path)),
+            _ => None,
+        }
+    };
+    text.lines().filter_map(folder).collect()
 }
 
-/// What a group's limit leaves: page cache that is not in use can be given up. `None` without a limit.
-fn left(max: &str, current: &str, stat: &str) -> Option<u64> {
+/// What a group's limit leaves: page cache that is not in use can be given up; `stat` has it behind `inactive`. `None` without a limit.
+fn left(max: &str, current: &str, stat: &str, inactive: &str) -> Option<u64> {
     let max: u64 = max.trim().parse().ok()?;
     let current: u64 = current.trim().parse().ok()?;
-    let inactive = stat.lines().find_map(|line| line.strip_prefix("inactive_file "));
+    let inactive = stat.lines().find_map(|line| line.strip_prefix(inactive));
     let reclaimable = inactive.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
     Some(max.saturating_sub(current.saturating_sub(reclaimable)))
 }
@@ -99,9 +115,10 @@ mod tests {
         let pressure = "some avg10=3.00 avg60=0.10 avg300=0.00 total=1\nfull avg10=12.50 avg60=0.00 avg300=0.00 total=0\n";
         assert_eq!(full_pressure(pressure), Some(12.5));
         assert_eq!(mem_available("MemTotal: 9 kB\nMemAvailable:   1024 kB\n"), Some(1 << 20));
-        assert_eq!(own_group("1:name=x:/old\n0::/user/a\n"), Some("/sys/fs/cgroup/user/a".into()));
-        assert_eq!(left("1000\n", "900\n", "anon 1\ninactive_file 300\n"), Some(400));
-        assert_eq!(left("max\n", "900\n", ""), None);
+        let groups = ["/sys/fs/cgroup/memory/b", "/sys/fs/cgroup/user/a"].map(PathBuf::from);
+        assert_eq!(own_groups("1:name=x:/old\n4:cpu:/c\n5:memory:/b\n0::/user/a\n"), groups);
+        assert_eq!(left("1000\n", "900\n", "anon 1\ninactive_file 300\n", "inactive_file "), Some(400));
+        assert_eq!(left("max\n", "900\n", "", "inactive_file "), None);
     }
 
     #[test]

@@ -74,7 +74,8 @@ pub fn summary() -> String {
     match authority().weakness() {
         None => format!("workers: namespaces, a user of their own, a system call filter, {groups}"),
         Some(weakness) => {
-            format!("workers: a system call filter, {groups}; {weakness} (see `faasnap doctor`)")
+            let namespaces = if authority().has_namespaces() { "namespaces, " } else { "" };
+            format!("workers: {namespaces}a system call filter, {groups}; {weakness} (see `faasnap doctor`)")
         }
     }
 }
