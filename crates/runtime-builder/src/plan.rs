@@ -10,7 +10,7 @@ use crate::progress::Progress;
 use crate::recipe::Recipe;
 
 /// Raised when the way a root is made changes, so that an older result counts as outdated.
-const BUILDER_VERSION: u32 = 1;
+const BUILDER_VERSION: u32 = 2;
 
 /// A recipe with the exact Debian packages for it.
 #[derive(Clone, Debug)]

@@ -80,9 +80,10 @@ impl<'a> Interpreter<'a> {
     pub(crate) fn compile(&self, folders: &[&str], progress: &dyn Progress) -> Result<(), BuildError> {
         progress.step("Compiling Python modules");
         let mut command = self.command();
-        command.env_remove("PYTHONDONTWRITEBYTECODE").env("PYTHONHASHSEED", "0");
-        // By one process: what marshal writes depends on the modules that the same process has compiled before, so that several
-        // make other bytes each time.
+        // The same bytes each time. What the compiler itself imports is not written by the import, which would put the path here
+        // and the file's time into it; and one process compiles all, since what marshal writes depends on what the same process
+        // has compiled before.
+        command.env("PYTHONHASHSEED", "0");
         command.args(["-m", "compileall", "-q", "-j", "1", "--invalidation-mode", "unchecked-hash"]);
         // Tracebacks name files as the guest sees them.
         command.arg("-s").arg(self.root).args(["-p", "/"]);
