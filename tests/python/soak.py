@@ -62,7 +62,8 @@ class Load:
                 way()
             except (ClientError, BotoCoreError, OSError) as error:
                 # Functions come and go under the load, workers are killed: an error is an answer. The node's own fault is not.
-                status = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+                response = getattr(error, "response", None) or {}
+                status = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
                 # A call whose worker was killed before it had the event is told so: 500, since it surely did not run.
                 killed = "the worker ended without an answer" in str(error)
                 assert status < 500 or killed, f"{way.__name__}: {error}"
