@@ -1,6 +1,7 @@
 //! Copies between this process and guest memory that can't kill it.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pages::{GuestPhysical, PAGE_SIZE};
 use thiserror::Error;
@@ -69,6 +70,22 @@ impl GuestMemory {
         // SAFETY: the destination lies inside our own reservation, into which no Rust reference exists, and is as long as
         // `bytes`, which lie elsewhere. A page that can't be written is a SIGSEGV, never a write to something else.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), span.address as *mut u8, span.length) };
+        Ok(())
+    }
+
+    /// Stores an aligned word at once, so that a processor that reads it meanwhile sees the old one or the new one; otherwise as
+    /// [`Self::write_ready`].
+    ///
+    /// # Errors
+    /// [`AccessError`] when the address is not a multiple of 8 or lies outside the reservation.
+    pub fn store_ready(&self, to: GuestPhysical, word: u64) -> Result<(), AccessError> {
+        let span = self.span(to, size_of::<u64>())?;
+        if !span.address.is_multiple_of(align_of::<u64>() as u64) {
+            return Err(AccessError { at: to });
+        }
+        // SAFETY: the word lies inside our own reservation, aligned; no Rust reference into it exists but this one, which is of
+        // an atomic. A page that can't be written is a SIGSEGV, never a write to something else.
+        unsafe { AtomicU64::from_ptr(span.address as *mut u64) }.store(word, Ordering::Release);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! instead of killing the process (but see [`MemoryView`], for crates that want ordinary loads and stores, and
 //! [`GuestMemory::write_ready`], for memory that no guest can touch yet). This crate knows nothing of KVM, snapshots or system calls.
 
+mod arrivals;
 mod copy;
 mod counters;
 mod file_cache;
@@ -18,6 +19,7 @@ mod residency;
 mod userfault;
 mod view;
 
+pub use arrivals::{Arrivals, LetIn, Lost, Waits};
 pub use copy::{AccessError, HostSpan};
 pub use counters::ProcessFaults;
 pub use file_cache::{FileResidency, cached_count};

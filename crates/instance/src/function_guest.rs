@@ -16,7 +16,7 @@ use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
 use process_kernel::net::Network;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
-use restore::{Phase, RestoreError, Timeline};
+use restore::{LateBlocks, Phase, RestoreError, Timeline, WaitCounts};
 use runtime_api::{Config, Credentials, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
 use snapshot::{MachineIdentity, Snapshot};
@@ -106,6 +106,8 @@ pub(crate) enum InstanceError {
     Restore(#[from] RestoreError),
     #[error("the saved Runtime API contradicts itself")]
     Runtime(#[from] ResumeError),
+    #[error("{reason}")]
+    MemoryLost { reason: String, kind: FailureKind },
     #[error("the guest can't be brought to rest")]
     Pause(#[from] PauseError),
     #[error("the invocation can't be delivered")]
@@ -210,14 +212,17 @@ impl ReadyMachine {
         let Opened { snapshot, layout, saved } =
             timeline.measure(Phase::SnapshotOpened, || checkpoint::open(directory, &host))?;
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
-        let revival = timeline.measure(Phase::StateRestored, || {
+        let mut revival = timeline.measure(Phase::StateRestored, || {
             guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
         })?;
         let victim = Victim::default();
+        let late = LateBlocks { arrivals: revival.expect_late_blocks(), first: revival.first_blocks() };
+        let arrivals = late.arrivals.clone();
         let restored = {
             let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
             let memory = guest.memory();
-            let behind = Behind { memory, ready: Some(guest.ready_memory()), files: &files };
+            let ready = Some(guest.ready_memory());
+            let behind = Behind { memory, ready, late: Some(late), files: &files };
             let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
             Restored::begin(behind, snapshot, layout, options, alarm, &mut timeline)?
         };
@@ -231,6 +236,14 @@ impl ReadyMachine {
         let process = timeline.measure(Phase::StateRestored, || match restored.wants_touches() {
             true => guest.resume_watched(revival),
             false => guest.resume(revival),
+        });
+        // Why memory is lost says more than what could not be done without it.
+        let process = process.map_err(|error| match arrivals.loss() {
+            Some(reason) => {
+                let kind = restored.failure().unwrap_or(FailureKind::Snapshot);
+                InstanceError::MemoryLost { reason, kind }
+            }
+            None => error.into(),
         })?;
         let weak = Arc::downgrade(&process);
         victim.is(move |reason| {
@@ -270,6 +283,8 @@ impl FunctionGuest {
         // The runtime was heard of when its request arrived; it has yet to begin to wait for the answer. A program that
         // doesn't settle is snapshotted as it is.
         let _ = self.process.settle(SETTLE_LIMIT);
+        // A thread that waits for memory can't rest. If it will not come, the pause says that the process ends.
+        let _ = self.process.mm.wait_for_all();
         self.process.pause(PAUSE_LIMIT)?;
         let written = self.write(parent);
         self.process.resume();
@@ -295,6 +310,16 @@ impl FunctionGuest {
         self.guest.first_exit()
     }
 
+    /// Adds to the timeline how memory came in beside the guest, and how much was waited for it.
+    pub fn note_late_memory(&mut self) {
+        let waits = self.process.mm.waits();
+        let time_ns = u64::try_from(waits.time.as_nanos()).unwrap_or(u64::MAX);
+        self.timeline.waits = WaitCounts { count: waits.count, time_ns };
+        if let Some(restored) = &self.restored {
+            restored.note_loader(&mut self.timeline);
+        }
+    }
+
     /// The most bytes that the guest was seen to use.
     pub fn peak_memory(&self) -> u64 {
         self.guard.peak()
@@ -318,6 +343,10 @@ impl FunctionGuest {
 
     /// Ends the guest, and tells what was recorded of it.
     pub fn end(mut self) -> Conclusion {
+        if self.process.mm.is_late() {
+            // Nothing more comes in, so its threads may wait for what will not: they end now.
+            self.kill();
+        }
         let paused = self.process.pause(PAUSE_LIMIT).is_ok();
         let touched = self.process.mm.touched().ok().filter(|_| paused);
         let restored = self.restored.take();

@@ -156,6 +156,9 @@ impl Guest {
         }
         timeline.record(Phase::Answered, begin, timeline.now_ns());
         timeline.finish();
+        if let Self::Process(guest) = self {
+            guest.note_late_memory();
+        }
     }
 
     /// What the node can do about memory that could not be brought back, if that is how the guest failed.

@@ -129,7 +129,7 @@ impl ReadyLinux {
         let hardware = config.hardware()?;
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let victim = Victim::default();
-        let behind = Behind { memory: ready.memory(), ready: None, files: &[] };
+        let behind = Behind { memory: ready.memory(), ready: None, late: None, files: &[] };
         let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
         let restored = Restored::begin(behind, snapshot, layout, options, alarm, &mut timeline)?;
         let line = Line::new();

@@ -7,8 +7,8 @@ use guest_memory::GuestMemory;
 use pages::PageSet;
 use parking_lot::Mutex;
 use restore::{
-    GuestLayout, LoadingSetProblem, Record, RestoreError, RestoreHandle, RestoreRequest, RestoreStrategy,
-    RestoreWarning, Techniques, Timeline, Verified,
+    GuestLayout, LateBlocks, LoadingSetProblem, Record, RestoreError, RestoreHandle, RestoreRequest,
+    RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
 };
 use serde_bytes::ByteBuf;
 use snapshot::Snapshot;
@@ -67,6 +67,8 @@ pub(crate) struct Behind<'a> {
     /// For a process guest, whose own page tables forbid the writes that its regions don't allow: the memory that was made
     /// ready ahead.
     pub ready: Option<&'a PageSet>,
+    /// What of memory may come in while the guest runs.
+    pub late: Option<LateBlocks>,
     /// The files that the guest has mapped.
     pub files: &'a [BorrowedFd<'a>],
 }
@@ -101,7 +103,7 @@ pub(crate) struct Restored {
 impl Restored {
     /// Puts the snapshot's memory behind the guest.
     pub fn begin(
-        Behind { memory, ready, files }: Behind<'_>,
+        Behind { memory, ready, late, files }: Behind<'_>,
         snapshot: Snapshot,
         layout: GuestLayout,
         options: &RestoreOptions,
@@ -124,6 +126,12 @@ impl Restored {
             // Hardware KVM maps no neighbours: copying them would be in vain.
             None => request.techniques.neighbours_ahead = false,
         }
+        let arrivals = late.as_ref().map(|late| late.arrivals.clone());
+        request.late = late;
+        if options.verify {
+            // What is compared is all there.
+            request.techniques.late_blocks = false;
+        }
         let Alarm { victim, learned } = alarm;
         let tell = learned.clone();
         let failed = Arc::new(OnceLock::new());
@@ -137,7 +145,11 @@ impl Restored {
             if of_recording {
                 tell(Learned::Damaged);
             }
-            victim.fail(format!("its memory could not be brought back: {}", chain(failure)));
+            let reason = format!("its memory could not be brought back: {}", chain(failure));
+            victim.fail(reason.clone());
+            if let Some(arrivals) = &arrivals {
+                arrivals.lose(Some(reason));
+            }
         }));
         let handle = restore::restore(&request, timeline)?;
         if options.verify {
@@ -158,6 +170,11 @@ impl Restored {
     /// Whether the recording needs to know which pages the guest itself touches.
     pub fn wants_touches(&self) -> bool {
         self.recorded
+    }
+
+    /// Writes into `timeline` how far memory has come in.
+    pub fn note_loader(&self, timeline: &mut Timeline) {
+        self.handle.note_loader(timeline);
     }
 
     /// What a user should hear of. That nothing is recorded yet is no news when it is being recorded.

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod block;
 mod page_set;
 mod range;
 
 pub use address::{GuestPhysical, GuestVirtual, PAGE_SHIFT, PAGE_SIZE, page_align_down, page_align_up};
+pub use block::Block;
 pub use page_set::{InvalidPageSet, PageSet};
 pub use range::{PageCount, PageIndex, PageRange};

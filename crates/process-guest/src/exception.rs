@@ -22,7 +22,7 @@ pub(crate) fn fault_access(error: u64) -> FaultAccess {
 /// The signal for a fault that memory management can't mend; `None` when the program may run on.
 pub(crate) fn fault_signal(outcome: FaultOutcome, address: u64) -> Option<SignalInfo> {
     match outcome {
-        FaultOutcome::Retry => None,
+        FaultOutcome::Retry | FaultOutcome::Arrived | FaultOutcome::Lost => None,
         FaultOutcome::Segv(SegvCode::Unmapped) => Some(SignalInfo::fault(libc::SIGSEGV, 1, address)),
         FaultOutcome::Segv(SegvCode::Forbidden) => Some(SignalInfo::fault(libc::SIGSEGV, 2, address)),
         // BUS_ADRERR

@@ -251,8 +251,8 @@ impl ProcessGuest {
         self.ready.give_up(&self.memory)
     }
 
-    /// When guest code was left for the first time, by an exit that the guest caused or by a kick: host CLOCK_MONOTONIC in
-    /// nanoseconds.
+    /// When guest code was left for the first time, by an exit that the guest caused or by a kick, but not just to wait for
+    /// memory that was still to come: host CLOCK_MONOTONIC in nanoseconds.
     pub fn first_exit(&self) -> Option<u64> {
         Some(self.hooks.first_exit.load(Ordering::SeqCst)).filter(|time| *time != 0)
     }

@@ -49,6 +49,9 @@ pub(crate) fn run_thread(
     let mut interrupted = None;
     let mut status = ExitStatus::Code(0);
     loop {
+        if let Some(reason) = process.mm.loss() {
+            process.fail(reason);
+        }
         {
             let mut cx = Cx { process, thread, cpu: &mut state, fpu: cpu };
             if safe_point(&mut cx, interrupted.take()) == Next::End {
@@ -56,9 +59,10 @@ pub(crate) fn run_thread(
             }
         }
         let event = cpu.enter(&mut state);
-        note_first_exit(first_exit);
+        let left = FirstExit::now(first_exit);
         match event {
             Event::SystemCall => {
+                left.note();
                 let number = state.registers.rax;
                 let arguments = call_arguments(&state);
                 let mut cx = Cx { process, thread, cpu: &mut state, fpu: cpu };
@@ -79,6 +83,10 @@ pub(crate) fn run_thread(
                 let repeats = last_fault.note(state.registers.rip, Some(fault.address));
                 let outcome =
                     process.mm.page_fault(fault.address, exception::fault_access(fault.error), repeats > 0);
+                match outcome {
+                    FaultOutcome::Arrived => last_fault = LastFault::default(),
+                    _ => left.note(),
+                }
                 if repeats > MAX_REPEATS {
                     process.fail(format!(
                         "the instruction at {:#x} faults at {:#x} for ever",
@@ -88,15 +96,17 @@ pub(crate) fn run_thread(
                 after_fault(process, thread, cpu, &mut state, outcome, fault.address);
             }
             Event::Exception(exception) => {
+                left.note();
                 let info = exception::signal(exception, state.registers.rip);
                 force(&mut Cx { process, thread, cpu: &mut state, fpu: cpu }, info);
             }
             Event::HostFault => {
+                left.note();
                 let repeats = last_fault.note(state.registers.rip, None);
                 let outcome = process.mm.unlocated_fault(repeats > 0);
                 after_fault(process, thread, cpu, &mut state, outcome, 0);
             }
-            Event::Interrupted => {}
+            Event::Interrupted => left.note(),
             Event::Dead(reason) => {
                 process.fail(format!("{reason} (at {:#x})", state.registers.rip));
                 break;
@@ -108,10 +118,20 @@ pub(crate) fn run_thread(
     end_thread(process, thread, status);
 }
 
-/// Writes down when guest code was left for the first time; only the first of all threads counts.
-fn note_first_exit(first_exit: &AtomicU64) {
-    if first_exit.load(Ordering::Relaxed) == 0 {
-        let _ = first_exit.compare_exchange(0, monotonic(), Ordering::SeqCst, Ordering::SeqCst);
+/// When guest code was left, if it may have been for the first time; only the first of all threads counts.
+struct FirstExit<'a>(Option<(&'a AtomicU64, u64)>);
+
+impl<'a> FirstExit<'a> {
+    /// Guest code was left just now.
+    fn now(first: &'a AtomicU64) -> Self {
+        Self((first.load(Ordering::Relaxed) == 0).then(|| (first, monotonic())))
+    }
+
+    /// It was left for what the guest did, not only to wait for memory that was still to come.
+    fn note(self) {
+        if let Self(Some((first, now))) = self {
+            let _ = first.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
+        }
     }
 }
 

@@ -1,67 +1,20 @@
 //! A guest is paused in the middle of its work, saved, and made again in another virtual machine.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+mod transplanted;
+
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guest_memory::{GuestMemory, Protection, Source};
 use machine::Kvm;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
-use process_guest::{ProcessConfig, ProcessGuest};
-use process_kernel::file::{AccessMode, OpenFile, StatusFlags};
-use process_kernel::fs::{MountEntry, MountSource, MountTable, open_by_path};
-use process_kernel::ipc::{Ipc, LogSink, LogStream};
+use process_guest::ProcessGuest;
+use process_kernel::fs::open_by_path;
 use process_kernel::mm::{ImageSource, MemoryImage};
-use process_kernel::task::{ExecRequest, ExitStatus, Identity, Process};
+use process_kernel::task::{ExitStatus, Process};
 
-fn mounts() -> MountTable {
-    let mount = |at: &str, source, writable| MountEntry { at: at.to_owned(), source, writable };
-    let host = MountSource::HostDirectory { path: "/".into(), hidden: vec![], cross_devices: true };
-    let tmpfs = MountSource::Tmpfs { bytes: 64 << 20, inodes: 10_000, mode: 0o1777 };
-    MountTable(vec![
-        mount("/", host, false),
-        mount("/tmp", tmpfs, true),
-        mount("/proc", MountSource::Proc, false),
-        mount("/dev", MountSource::Dev, true),
-    ])
-}
-
-fn collect_log(ipc: &Ipc) -> Arc<Mutex<String>> {
-    let log = Arc::new(Mutex::new(String::new()));
-    let sink = log.clone();
-    ipc.log.set_receiver(move |_, bytes| sink.lock().unwrap().push_str(&String::from_utf8_lossy(bytes)));
-    log
-}
-
-fn start(guest: &ProcessGuest, arguments: &[&str]) -> (Arc<Process>, Arc<Mutex<String>>) {
-    let config = ProcessConfig {
-        mounts: mounts(),
-        identity: Identity { uid: 0, gid: 0, ..Identity::default() },
-        memory_limit: 1 << 30,
-    };
-    let process = guest.process(&config, &open_by_path).unwrap();
-    let log = collect_log(&process.ipc);
-    for stream in [LogStream::Output, LogStream::Output, LogStream::Error] {
-        let sink = LogSink::new(&process.ipc, stream);
-        let file = OpenFile::new(sink, AccessMode::ReadWrite, StatusFlags::empty());
-        process.files.insert(file, 0, 1024, false).unwrap();
-    }
-    let request = ExecRequest {
-        path: arguments[0].into(),
-        arguments: arguments.iter().map(|argument| argument.as_bytes().to_vec()).collect(),
-        environment: vec![b"PATH=/usr/bin:/bin".to_vec()],
-    };
-    guest.start(&process, &request).unwrap();
-    (process, log)
-}
-
-fn wait_for(log: &Mutex<String>, text: &str) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !log.lock().unwrap().contains(text) {
-        assert!(Instant::now() < deadline, "no {text:?} in {:?}", log.lock().unwrap());
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
+use transplanted::{collect_log, mounts, start, wait_for};
 
 /// Copies the image page by page: what the restore crate does by mapping.
 fn copy_memory(

@@ -1,30 +1,28 @@
 //! The entry: from a snapshot and a layout to memory that a guest can run on.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread;
 
-use guest_memory::{Advice, FileResidency, GuestMemory, Userfault, cached_count};
-use pages::{PageCount, PageIndex, PageRange, PageSet};
+use guest_memory::{Advice, Arrivals, FileResidency, GuestMemory, Userfault, cached_count};
+use pages::{Block, PageCount, PageIndex, PageRange, PageSet};
 use snapshot::{Snapshot, SnapshotError};
 
+use crate::bring_in::Loader;
 use crate::error::RestoreError;
+use crate::faasnap;
+use crate::failure::FailureHook;
 use crate::handle::{Background, RestoreHandle, RestoreWarning};
 use crate::layout::{Backing, GuestLayout, LayoutError};
-use crate::loader::{self, FailureHook, Loader, LoaderJob};
-use crate::loading_set::{LoadingSet, PlacedRegion};
+use crate::loading_set::LoadingSet;
 use crate::mapper::{self, Sources};
-use crate::placement::Placement;
 use crate::plan::{MapStep, PlacedRun, RestorePlan, StoredPages};
 use crate::reap::{Server, ServerJob, WorkingSet};
 use crate::recorder::Prepared;
 use crate::recording::{RecordingOptions, memory_pages};
-use crate::strategy::{FileUse, RestoreStrategy, Techniques};
+use crate::strategy::{RestoreStrategy, Techniques};
 use crate::timeline::{Phase, ReadyUse, Timeline};
 
 /// Gaps up to this size are mapped from the memory file with their neighbours: a page of a hole costs the guest about what
@@ -43,6 +41,15 @@ pub enum Record {
     IfNeeded(RecordingOptions),
     /// It is: memory comes in on demand, a recording that is there is not used.
     Always(RecordingOptions),
+}
+
+/// Blocks of guest memory that may come in while the guest runs.
+#[derive(Clone, Debug)]
+pub struct LateBlocks {
+    /// Which, and who waits for them. When the restore returns, those are in that are not to come later.
+    pub arrivals: Arc<Arrivals>,
+    /// Those that are needed first, in that order.
+    pub first: Vec<Block>,
 }
 
 /// What to restore, into what, and how.
@@ -71,6 +78,8 @@ pub struct RestoreRequest<'a> {
     pub tables_forbid_writes: bool,
     /// Anonymous memory, writable, populated and zero, that is there already; it may reach past the layout's end.
     pub ready: PageSet,
+    /// Which blocks may come in while the guest runs; without this everything is mapped before it does.
+    pub late: Option<LateBlocks>,
     /// Called, from a thread of the restore's own, when the guest must be stopped because its memory can't be trusted.
     pub on_failure: Option<FailureHook>,
 }
@@ -95,6 +104,7 @@ impl<'a> RestoreRequest<'a> {
             record: Record::No,
             tables_forbid_writes: false,
             ready: PageSet::new(),
+            late: None,
             on_failure: None,
         }
     }
@@ -118,10 +128,14 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
         Way::Mapped => mapped(request, timeline, request.random_access),
         Way::Recorded(prepared) => recorded(request, timeline, prepared),
         Way::Read => read(request, timeline),
-        Way::Loaded(set) => loaded(request, timeline, set),
+        Way::Loaded(set) => faasnap::loaded(request, timeline, set),
         Way::Userfaults { working_set } => userfaults(request, timeline, working_set),
     };
     let Restored { plan, background, loading_set, placed, prefetched_bytes, loader_start_ns } = restored?;
+    let is_late = background.loader.as_ref().is_some_and(Loader::has_late_blocks);
+    if let Some(late) = request.late.as_ref().filter(|_| !is_late) {
+        late.arrivals.all_arrived();
+    }
     // What was made ready past the guest's end is of no use to it.
     let end = PageIndex(request.layout.page_count().0);
     if end < request.ready.end() {
@@ -132,7 +146,8 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
         let (bytes, used_bytes) = (request.ready.count().bytes(), placed.count().bytes());
         timeline.ready = Some(ReadyUse { bytes, used_bytes });
     }
-    timeline.regions_mapped = plan.mappings() as u64;
+    let cut = background.loader.as_ref().map(|loader| loader.work().progress.schedule().mappings());
+    timeline.regions_mapped = cut.unwrap_or_else(|| plan.mappings()) as u64;
     Ok(RestoreHandle {
         memory: Arc::clone(request.memory),
         snapshot: request.snapshot.id(),
@@ -163,14 +178,14 @@ enum Way {
 
 /// What one way leaves for the handle.
 #[derive(Default)]
-struct Restored {
-    plan: RestorePlan,
-    background: Background,
-    loading_set: PageSet,
+pub(crate) struct Restored {
+    pub plan: RestorePlan,
+    pub background: Background,
+    pub loading_set: PageSet,
     /// Pages whose memory was there before.
-    placed: PageSet,
-    prefetched_bytes: u64,
-    loader_start_ns: u64,
+    pub placed: PageSet,
+    pub prefetched_bytes: u64,
+    pub loader_start_ns: u64,
 }
 
 fn check(request: &RestoreRequest<'_>) -> Result<(), RestoreError> {
@@ -269,75 +284,6 @@ fn read(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<Restore
     Ok(Restored { plan, prefetched_bytes: stored.count().bytes(), ..Restored::default() })
 }
 
-fn loaded(
-    request: &RestoreRequest<'_>,
-    timeline: &mut Timeline,
-    set: LoadingSet,
-) -> Result<Restored, RestoreError> {
-    let from_file = match request.techniques.loading_set_file {
-        FileUse::Always => true,
-        FileUse::Weighed => set.is_worth_mapping(),
-        FileUse::Never => false,
-    };
-    let run = |region: &PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
-    let runs: Vec<PlacedRun> = if from_file { set.regions().iter().map(run).collect() } else { Vec::new() };
-    let techniques = Techniques {
-        private_reads: request.techniques.private_reads && request.tables_forbid_writes,
-        ..request.techniques
-    };
-    let (stored, memory) = (request.snapshot.stored_pages(), request.memory);
-    let layout = match techniques.private_reads {
-        true => Cow::Owned(request.layout.writable()),
-        false => Cow::Borrowed(request.layout),
-    };
-    let placement = match techniques.private_reads && techniques.ready_memory {
-        true => Placement::new(&request.ready, &layout, stored, &set),
-        false => Placement::default(),
-    };
-    let plan = mapped_plan(request, &layout, &runs).around(&placement.kept());
-    let loading_set = set.pages();
-    let set_file = set.file.try_clone().map_err(RestoreError::Thread)?;
-    let mut job = LoaderJob::new(Arc::clone(memory), set, &layout, stored, techniques);
-    job.placed = placement.pages.clone();
-    job.on_failure = request.on_failure.clone();
-    // What has its place needs no mapping, so the compact file costs nothing that the memory file doesn't.
-    let wholly_placed = loading_set.difference(&placement.pages).is_empty();
-    if !from_file && !wholly_placed {
-        job.memory_file = Some((reopened(request.snapshot)?, request.snapshot.memory_path()));
-    }
-    // The disk works while the mappings are made.
-    job.ask_first();
-    let placed_bytes = thread::scope(|scope| {
-        let start_ns = timeline.now_ns();
-        let place = || {
-            jail::narrow(jail::Role::Loader);
-            let loaded_bytes = job.place().map_err(RestoreError::Load)?;
-            placement.fill(memory, request.guest_files)?;
-            Ok::<u64, RestoreError>(loaded_bytes)
-        };
-        let placing = match placement.pages.is_empty() {
-            true => None,
-            false => Some(thread::Builder::new().spawn_scoped(scope, place).map_err(RestoreError::Thread)?),
-        };
-        timeline.measure(Phase::Mapped, || map(request, &plan, Some(&set_file), request.random_access))?;
-        let Some(placing) = placing else { return Ok(0) };
-        let placed = placing.join().map_err(|_| RestoreError::Thread(io::Error::other("it panicked")))?;
-        timeline.record(Phase::Prefetched, start_ns, timeline.now_ns());
-        placed
-    })?;
-    let mut restored = Restored { plan, loading_set, placed: placement.pages, ..Restored::default() };
-    restored.prefetched_bytes = placed_bytes;
-    restored.loader_start_ns = timeline.now_ns();
-    if request.techniques.concurrent_paging {
-        restored.background.loader = Some(Loader::start(job).map_err(RestoreError::Thread)?);
-    } else {
-        let report = timeline.measure(Phase::Prefetched, || loader::run(&job, &AtomicBool::new(false)));
-        report.failure.map_or(Ok(()), |failure| Err(RestoreError::Load(failure)))?;
-        restored.prefetched_bytes += report.loaded_bytes;
-    }
-    Ok(restored)
-}
-
 fn userfaults(
     request: &RestoreRequest<'_>,
     timeline: &mut Timeline,
@@ -388,7 +334,11 @@ fn userfaults(
 }
 
 /// The plan for mapped memory, with `loading_set` runs over it.
-fn mapped_plan(request: &RestoreRequest<'_>, layout: &GuestLayout, loading_set: &[PlacedRun]) -> RestorePlan {
+pub(crate) fn mapped_plan(
+    request: &RestoreRequest<'_>,
+    layout: &GuestLayout,
+    loading_set: &[PlacedRun],
+) -> RestorePlan {
     let stored = request.snapshot.stored_pages();
     if request.strategy == RestoreStrategy::FaaSnap && !request.techniques.per_region_mapping {
         let everything = stored.union(&memory_pages(layout));
@@ -416,14 +366,17 @@ fn map(
         _ => Ok(()),
     })?;
     if random_access {
-        // Private copies of pages of the guest's files lie in the memory file, too: one of them read with the device's window
-        // would bring in megabytes of the memory file around it.
-        let own = between_guest_files(request.layout).union(&plan.snapshot_pages());
-        for range in own.runs() {
+        for range in random_pages(request, plan).runs() {
             memory.advise(*range, Advice::Random)?;
         }
     }
     Ok(())
+}
+
+/// Where a fault is to read a single page: not in the guest's own files. Private copies of pages of these lie in the memory
+/// file, too: one of them read with the device's window would bring in megabytes of the memory file around it.
+pub(crate) fn random_pages(request: &RestoreRequest<'_>, plan: &RestorePlan) -> PageSet {
+    between_guest_files(request.layout).union(&plan.snapshot_pages())
 }
 
 /// Everything but the guest's own files, whose readahead stays the device's: few ranges, so few calls.
@@ -456,7 +409,7 @@ fn merge_gap(stored: &PageSet) -> PageCount {
 
 /// The memory file under a description of its own, for a thread: access advice belongs to the description. It is found by
 /// descriptor, since its name may be gone.
-fn reopened(snapshot: &Snapshot) -> Result<File, RestoreError> {
+pub(crate) fn reopened(snapshot: &Snapshot) -> Result<File, RestoreError> {
     let path = format!("/proc/self/fd/{}", snapshot.memory_file().as_raw_fd());
     let failed = |source| SnapshotError::io("opening again", &snapshot.memory_path(), source);
     Ok(File::open(path).map_err(failed)?)

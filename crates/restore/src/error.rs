@@ -5,8 +5,8 @@ use pages::{PageRange, PageSet};
 use snapshot::SnapshotError;
 use thiserror::Error;
 
+use crate::failure::LoadFailure;
 use crate::layout::LayoutError;
-use crate::loader::LoadFailure;
 
 /// A restore that can't be done or was broken off. The guest must not run.
 #[derive(Debug, Error)]

@@ -7,7 +7,8 @@ use pages::{PageCount, PageSet};
 use snapshot::SnapshotId;
 use thiserror::Error;
 
-use crate::loader::{LoadFailure, Loader};
+use crate::bring_in::Loader;
+use crate::failure::LoadFailure;
 use crate::loading_set::LoadingSetProblem;
 use crate::plan::RestorePlan;
 use crate::reap::{self, Server};
@@ -85,10 +86,24 @@ impl RestoreHandle {
         &self.warnings
     }
 
+    /// Writes into `timeline` when the last block was in and the loader had done, as far as that has been by now.
+    pub fn note_loader(&self, timeline: &mut Timeline) {
+        let Some(loader) = &self.background.loader else { return };
+        let complete = loader.work().progress.complete_at_ns().filter(|_| loader.has_late_blocks());
+        for (phase, at) in [(Phase::LetIn, complete), (Phase::Loaded, loader.done_at_ns())] {
+            if let Some(at) = at.filter(|_| timeline.end_of(phase).is_none()) {
+                let end_ns = at.saturating_sub(timeline.request_at_ns);
+                timeline.record(phase, self.loader_start_ns, end_ns);
+            }
+        }
+    }
+
     /// Ends the restore's threads and writes what became of the loading set, and the process's counters, into `timeline`.
     /// Call it when the invocation is answered and the guest doesn't run, before its memory goes.
     pub fn finish(mut self, timeline: &mut Timeline) -> Outcome {
+        self.note_loader(timeline);
         let mut outcome = Outcome::default();
+        let mut coming = PageSet::new();
         let Background { loader, server, recorder, record_faults } = std::mem::take(&mut self.background);
         let mut used = LoadingSetUse {
             bytes: self.loading_set.count().bytes(),
@@ -96,16 +111,14 @@ impl RestoreHandle {
             ..LoadingSetUse::default()
         };
         if let Some(loader) = loader {
-            let done = loader.done_at_ns();
-            let report = loader.finish();
-            // One that is ended before it is done has loaded until now.
-            let end_ns =
-                done.map_or_else(|| timeline.now_ns(), |done| done.saturating_sub(timeline.request_at_ns));
-            timeline.record(Phase::Loaded, self.loader_start_ns, end_ns);
-            if let Some(report) = report {
-                used.loaded_bytes += report.loaded_bytes;
-                outcome.failure = report.failure;
+            if timeline.end_of(Phase::Loaded).is_none() {
+                // One that is ended before it is done has loaded until now.
+                timeline.record(Phase::Loaded, self.loader_start_ns, timeline.now_ns());
             }
+            let report = loader.finish();
+            used.loaded_bytes += report.loaded_bytes;
+            outcome.failure = report.failure;
+            coming = report.coming.iter().map(|block| block.pages()).collect();
         }
         if let Some(server) = server {
             if let Some(report) = server.finish() {
@@ -138,7 +151,7 @@ impl RestoreHandle {
                 });
             }
             timeline.finish();
-            used.missed_bytes = self.missed(timeline.faults.major);
+            used.missed_bytes = self.missed(&coming, timeline.faults.major);
             timeline.loading_set = Some(used);
         } else {
             timeline.finish();
@@ -147,10 +160,12 @@ impl RestoreHandle {
         outcome
     }
 
-    /// Bytes of stored pages outside the loading set that were written, and pages that had to be waited for.
-    fn missed(&self, major_faults: u64) -> u64 {
+    /// Bytes of stored pages outside the loading set that were written, and pages that had to be waited for. What is `coming` still
+    /// nobody has touched.
+    fn missed(&self, coming: &PageSet, major_faults: u64) -> u64 {
         let mut pages = major_faults;
-        for run in self.stored.difference(&self.loading_set).difference(&self.placed).runs() {
+        let others = self.stored.difference(&self.loading_set).difference(&self.placed).difference(coming);
+        for run in others.runs() {
             // As above: a number, which without the pagemap is smaller.
             let _ = self.memory.page_states(*run, |_, state| pages += u64::from(state.is_private()));
         }

@@ -8,9 +8,13 @@
 //! behind them and a clock. Host operations on guest memory are asked of `guest-memory`, so there is no `unsafe` here.
 #![forbid(unsafe_code)]
 
+mod bring_in;
 mod compare;
 mod engine;
 mod error;
+mod faasnap;
+mod failure;
+mod fresh;
 mod handle;
 mod layout;
 mod loader;
@@ -20,21 +24,23 @@ mod page_cache;
 mod picture;
 mod placement;
 mod plan;
+mod progress;
 mod ready;
 mod reap;
 mod recorder;
 mod recording;
+mod schedule;
 mod strategy;
 #[cfg(test)]
 mod tests;
 mod timeline;
 
 pub use compare::{Unwritten, wrong_pages, wrong_unwritten_pages};
-pub use engine::{Record, RestoreRequest, restore};
+pub use engine::{LateBlocks, Record, RestoreRequest, restore};
 pub use error::RestoreError;
+pub use failure::{FailureHook, LoadFailure};
 pub use handle::{Outcome, RestoreHandle, RestoreWarning};
 pub use layout::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
-pub use loader::{FailureHook, LoadFailure};
 pub use loading_set::{
     CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
     PlacedRegion, learn_disks,
@@ -46,4 +52,6 @@ pub use ready::ReadyRule;
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingError, RecordingOptions};
 pub use strategy::{FileUse, RestoreStrategy, Technique, Techniques, UnknownStrategy, UnknownTechnique};
-pub use timeline::{Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, ReadyUse, Timeline, Verified};
+pub use timeline::{
+    Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, ReadyUse, Timeline, Verified, WaitCounts,
+};

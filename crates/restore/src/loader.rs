@@ -1,137 +1,78 @@
-//! Concurrent paging: a thread that brings the loading set in while the guest runs.
+//! What is known to be needed: the loading set in chunks, read, compared with their checksums, and put where they belong.
 //!
-//! The loader and the guest meet only in the page cache and in the kernel's page tables. What the loader has brought in, the
-//! guest finds; what it hasn't, the guest's own fault reads from the same file. Nothing is ever remapped, so the guest
-//! can't lose a write; populating a page that the guest has already touched changes nothing.
-//!
-//! For each chunk of the file, in order: ask for a later piece of the file without waiting (or leave that to the kernel's
-//! readahead, where the device's window is large: it then uses large folios); read the chunk and compare its checksum; fill the host's page tables for the guest's pages behind it. Pages that the recorded invocation wrote get
-//! their private copy now, so that the guest's write doesn't fault; zero pages that it touched get memory now.
+//! A page of it comes into guest memory in one of two ways. Where memory is mapped from the file that is read, the chunk is
+//! in the page cache once it has been read, and the host's page tables are filled behind it ([`LoaderJob::populate`]);
+//! the guest meets the loader only there, so that nothing is lost whoever is first. Where a page has its own place
+//! ([`crate::placement`]) its bytes are copied, which is for memory that the guest can't see yet.
 
 use std::fs::File;
-use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
 
-use guest_memory::{AccessError, Advice, GuestMemory};
+use guest_memory::{Advice, GuestMemory};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use rustix::fs::fadvise;
-use thiserror::Error;
 
+use crate::failure::LoadFailure;
 use crate::layout::{Access, GuestLayout};
 use crate::loading_set::{CHUNK, LoadingSet, PlacedRegion};
 use crate::recording::memory_pages;
 use crate::strategy::Techniques;
 
-/// How many chunks the loader asks for ahead of what it reads (2 MiB): enough to keep the disk busy while a chunk is
-/// checked and populated.
+/// How many chunks are asked for ahead of what is read (2 MiB): enough to keep the disk busy while a chunk is checked and
+/// put in place.
 const AHEAD_CHUNKS: usize = 8;
 /// How many neighbouring pages software KVM maps at one fault (PTE_PREFETCH_NUM in Linux's arch/x86/kvm/mmu).
 const GROUP: u64 = 8;
-/// At most this many zero pages get memory ahead (64 MiB): beyond that the guest's own faults keep up.
-const FRESH_LIMIT: PageCount = PageCount(1 << 14);
 
-/// Why the loading set can't be trusted. The guest may have seen wrong bytes: stop it and discard it.
-#[derive(Debug, Error)]
-pub enum LoadFailure {
-    /// A chunk isn't what it was when it was written.
-    #[error("a chunk of {} at byte {offset} doesn't match its checksum; {}", name(path), next_time(*is_recording))]
-    Checksum {
-        /// The loading-set file.
-        path: PathBuf,
-        /// Where the chunk starts.
-        offset: u64,
-        /// Whether the file is a recording, which can be set aside: the next restore does without it.
-        is_recording: bool,
-    },
-    /// The disk failed.
-    #[error("reading {} at byte {offset} failed; {}", name(path), next_time(*is_recording))]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Where.
-        offset: u64,
-        /// Whether the file is a recording, which can be set aside: the next restore does without it.
-        is_recording: bool,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-    /// Memory that was made ready isn't.
-    #[error("the memory that was made ready for {range:?} can't be written")]
-    NotWritable {
-        /// The pages.
-        range: PageRange,
-        /// Which of them.
-        #[source]
-        source: AccessError,
-    },
-}
-
-impl LoadFailure {
-    /// Whether a recording is at fault: whoever keeps the snapshot should have it checked ([`LoadingSet::set_aside_if_damaged`]).
-    pub fn is_of_recording(&self) -> bool {
-        matches!(self, Self::Checksum { is_recording: true, .. } | Self::Read { is_recording: true, .. })
-    }
-}
-
-/// A worker knows the directory by a descriptor only: its path would tell nobody anything.
-fn name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
-}
-
-fn next_time(is_recording: bool) -> &'static str {
-    if is_recording {
-        "the file is quarantined, the next restore does without it"
-    } else {
-        "remove it and create it again"
-    }
-}
-
-/// Called from a thread of the restore's own when the guest must be stopped, with the reason.
-pub type FailureHook = Arc<dyn Fn(&LoadFailure) + Send + Sync>;
-
-/// What the loader is to do.
+/// Everything that is known of a guest's need.
 pub(crate) struct LoaderJob {
-    pub memory: Arc<GuestMemory>,
-    pub set: LoadingSet,
+    memory: Arc<GuestMemory>,
+    set: LoadingSet,
     /// Reads the regions' pages from the memory file instead of the loading-set file. The checksums are the same.
-    pub memory_file: Option<(File, PathBuf)>,
+    memory_file: Option<(File, PathBuf)>,
     pub techniques: Techniques,
-    /// Pages that have their memory already: content is put into it, before the guest runs.
+    /// Pages that have their memory already: content is put into it before the guest can see it.
     pub placed: PageSet,
     /// Pages that get their private copy ahead.
-    pub private: PageSet,
+    private: PageSet,
     /// Pages of the guest's files that do.
     pub files: PageSet,
     /// Pages that the guest may write.
-    pub writable: PageSet,
+    writable: PageSet,
     /// Pages that nobody may access.
-    pub inaccessible: PageSet,
+    inaccessible: PageSet,
     /// Zero pages to give memory to.
     pub fresh: PageSet,
-    pub on_failure: Option<FailureHook>,
+    /// The set, cut for reading.
+    pub chunks: Vec<Vec<Piece>>,
+}
+
+/// What the guest's layout says of a loading set.
+pub(crate) struct Known<'a> {
+    pub layout: &'a GuestLayout,
+    pub stored: &'a PageSet,
+    /// Pages that have their memory already.
+    pub placed: &'a PageSet,
 }
 
 impl LoaderJob {
-    /// The job for `set` in a guest with `layout`.
+    /// The job for `set`, which is read from `memory_file` if that is given.
     pub fn new(
         memory: Arc<GuestMemory>,
         set: LoadingSet,
-        layout: &GuestLayout,
-        stored: &PageSet,
+        memory_file: Option<(File, PathBuf)>,
+        known: &Known<'_>,
         techniques: Techniques,
     ) -> Self {
         let with = |access: Access| -> PageSet {
-            let regions = layout.regions().iter().filter(|region| region.access == access);
+            let regions = known.layout.regions().iter().filter(|region| region.access == access);
             regions.map(|region| region.range).collect()
         };
         let writable = with(Access::ReadWrite);
-        let zero = memory_pages(layout).difference(stored);
+        let zero = memory_pages(known.layout).difference(known.stored);
         let fresh = set.fresh().intersection(&zero).intersection(&writable);
         let private = match techniques {
             Techniques { private_reads: true, .. } => set.pages(),
@@ -140,52 +81,29 @@ impl LoaderJob {
         };
         let copied = techniques.populate && techniques.private_ahead && techniques.private_reads;
         let files = if copied { set.files().intersection(&writable) } else { PageSet::new() };
+        let offset = |region: &PlacedRegion| match memory_file {
+            Some(_) => PlacedRegion { offset: region.range.start.address().0, ..*region },
+            None => *region,
+        };
+        let chunks = chunks(&set.regions().iter().map(offset).collect::<Vec<_>>());
         Self {
             memory,
             set,
-            memory_file: None,
+            memory_file,
             techniques,
-            placed: PageSet::new(),
+            placed: known.placed.clone(),
             private,
             files,
             writable,
             inaccessible: with(Access::None),
             fresh,
-            on_failure: None,
+            chunks,
         }
     }
 
-    /// Reads every chunk that has pages with a place, puts these into it, and says how many bytes were read. Touches no other
-    /// pages: these may not be mapped yet.
-    pub fn place(&self) -> Result<u64, LoadFailure> {
-        let mut loaded_bytes = 0;
-        let (placed, _) = self.chunks();
-        let loaded = load(self, &placed, &AtomicBool::new(false), &mut loaded_bytes, |_| {}, |_| {});
-        if let (Err(failure), Some(hook)) = (&loaded, &self.on_failure) {
-            hook(failure);
-        }
-        loaded.map(|()| loaded_bytes)
-    }
-
-    /// The chunks with their numbers, in order: those that have pages with a place, and the others.
-    fn chunks(&self) -> (Vec<NumberedChunk>, Vec<NumberedChunk>) {
-        let meets = |piece: &Piece| self.placed.within(piece.range).next().is_some();
-        let all = chunks(&self.regions()).into_iter().enumerate();
-        all.partition(|(_, chunk)| chunk.iter().any(meets))
-    }
-
-    /// Asks for the first pages, without waiting for them.
-    pub fn ask_first(&self) {
-        let file = self.file();
-        let first = if self.kernel_reads_ahead() { 1 } else { AHEAD_CHUNKS };
-        if !self.kernel_reads_ahead() {
-            // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
-            let _ = fadvise(file, 0, None, rustix::fs::Advice::Random);
-        }
-        let (placed, others) = self.chunks();
-        for (_, chunk) in placed.iter().chain(&others).take(first) {
-            ask(file, chunk);
-        }
+    /// Guest memory.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
     }
 
     /// Whether reading ahead is left to the kernel: it can for the compact file, which is read from start to end, when the
@@ -198,12 +116,138 @@ impl LoaderJob {
         self.memory_file.as_ref().map_or(&self.set.file, |(file, _)| file)
     }
 
-    fn regions(&self) -> Vec<PlacedRegion> {
-        let placed = |region: &PlacedRegion| match self.memory_file {
-            Some(_) => PlacedRegion { offset: region.range.start.address().0, ..*region },
-            None => *region,
+    /// Asks the kernel to read a chunk, without waiting.
+    fn ask(&self, number: usize) {
+        for (offset, length) in self.chunks.get(number).map(|chunk| extents(chunk)).unwrap_or_default() {
+            // A hint: what it doesn't bring in, the read does.
+            let _ = fadvise(self.file(), offset, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
+        }
+    }
+
+    /// Reads a chunk, compares its checksum (which also waits until it is in the page cache), and copies what has a place.
+    /// Gives the bytes read.
+    fn read(&self, number: usize, buffer: &mut [u8]) -> Result<u64, LoadFailure> {
+        let Some(chunk) = self.chunks.get(number) else { return Ok(0) };
+        let is_recording = self.memory_file.is_none();
+        let path = self.memory_file.as_ref().map_or(&self.set.path, |(_, path)| path);
+        let mut checksum = 0;
+        let mut filled = 0;
+        for (offset, length) in extents(chunk) {
+            let bytes = buffer.get_mut(filled..filled + length as usize).unwrap_or_default();
+            filled += length as usize;
+            self.file().read_exact_at(bytes, offset).map_err(|source| LoadFailure::Read {
+                path: path.clone(),
+                offset,
+                is_recording,
+                source,
+            })?;
+            checksum = crc32c::crc32c_append(checksum, bytes);
+        }
+        if self.set.checksums.get(number) != Some(&checksum) {
+            let offset = chunk.first().map_or(0, |piece| piece.offset);
+            return Err(LoadFailure::Checksum { path: path.clone(), offset, is_recording });
+        }
+        self.put(chunk, buffer)?;
+        Ok(filled as u64)
+    }
+
+    /// Copies what has a place out of `buffer`, which holds the chunk's pieces one after the other.
+    fn put(&self, chunk: &[Piece], buffer: &[u8]) -> Result<(), LoadFailure> {
+        let mut at = 0;
+        for piece in chunk {
+            for run in self.placed.within(piece.range) {
+                let from = at + (run.start.0 - piece.range.start.0) as usize * PAGE_SIZE as usize;
+                let bytes = buffer.get(from..from + run.count.bytes() as usize).unwrap_or_default();
+                // The pages are ready, and the guest can't see them yet.
+                let written = self.memory.write_ready(run.start.address(), bytes);
+                written.map_err(|source| LoadFailure::NotWritable { range: run, source })?;
+            }
+            at += piece.range.count.bytes() as usize;
+        }
+        Ok(())
+    }
+
+    /// Fills the host's page tables for `range`. The guest may have unmapped or protected pages of it meanwhile; then there is
+    /// nothing to do for them, so a refusal is no error. That the file could be read was checked before.
+    pub fn populate(&self, range: PageRange) {
+        let here: PageSet = [range].into_iter().collect();
+        let here = here.difference(&self.inaccessible).difference(&self.placed);
+        let privately = if self.techniques.private_ahead {
+            here.intersection(&self.private).intersection(&self.writable)
+        } else {
+            PageSet::new()
         };
-        self.set.regions().iter().map(placed).collect()
+        // Copies first: populating for reading maps neighbours too, and copying a page that is mapped already costs an
+        // interrupt to the guest's processor.
+        for run in privately.runs() {
+            let _ = self.memory.advise(*run, Advice::PopulateWrite);
+        }
+        for run in here.difference(&privately).runs() {
+            let _ = self.memory.advise(*run, Advice::PopulateRead);
+        }
+    }
+}
+
+/// Reads chunks of a job, each once, in an order that is known ahead but may be left.
+pub(crate) struct Reading<'a> {
+    job: &'a LoaderJob,
+    order: Vec<usize>,
+    /// How many of `order` have been asked for.
+    asked: usize,
+    is_read: Vec<bool>,
+    buffer: Vec<u8>,
+}
+
+impl<'a> Reading<'a> {
+    /// Will read the chunks of `order` first, then the others. The first are asked for now.
+    pub fn new(job: &'a LoaderJob, mut order: Vec<usize>) -> Self {
+        let mut known = vec![false; job.chunks.len()];
+        order.retain(|number| known.get_mut(*number).is_some_and(|known| !std::mem::replace(known, true)));
+        order.extend((0..job.chunks.len()).filter(|number| known.get(*number) == Some(&false)));
+        if !job.kernel_reads_ahead() {
+            // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
+            let _ = fadvise(job.file(), 0, None, rustix::fs::Advice::Random);
+        }
+        let buffer = vec![0; CHUNK.bytes() as usize];
+        let mut reading = Self { job, order, asked: 0, is_read: vec![false; job.chunks.len()], buffer };
+        let first = if job.kernel_reads_ahead() { 1 } else { AHEAD_CHUNKS };
+        reading.ask_up_to(first);
+        reading
+    }
+
+    fn ask_up_to(&mut self, end: usize) {
+        while self.asked < end.min(self.order.len()) {
+            if let Some(number) = self.order.get(self.asked) {
+                self.job.ask(*number);
+            }
+            self.asked += 1;
+        }
+    }
+
+    /// Reads a chunk, unless that was done before; gives the bytes read.
+    pub fn read(&mut self, number: usize) -> Result<u64, LoadFailure> {
+        if self.is_read.get(number) != Some(&false) {
+            return Ok(0);
+        }
+        if !self.job.kernel_reads_ahead() {
+            let place = self.order.iter().position(|one| *one == number).unwrap_or(0);
+            self.ask_up_to(place + 1 + AHEAD_CHUNKS);
+        }
+        let bytes = self.job.read(number, &mut self.buffer)?;
+        if let Some(is_read) = self.is_read.get_mut(number) {
+            *is_read = true;
+        }
+        Ok(bytes)
+    }
+
+    /// The chunks that have not been read, in order.
+    pub fn left(&self) -> Vec<usize> {
+        self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&false)).collect()
+    }
+
+    /// The chunks that have been.
+    pub fn done(&self) -> Vec<usize> {
+        self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&true)).collect()
     }
 }
 
@@ -218,141 +262,10 @@ fn with_neighbours(pages: &PageSet) -> PageSet {
 }
 
 /// Pages that are next to each other in the guest and in the file, within one chunk.
-#[derive(Clone, Copy)]
-struct Piece {
-    range: PageRange,
-    offset: u64,
-}
-
-/// A chunk and its place in the list of checksums.
-type NumberedChunk = (usize, Vec<Piece>);
-
-/// What the loader did.
-#[derive(Debug)]
-pub(crate) struct LoaderReport {
-    pub loaded_bytes: u64,
-    pub failure: Option<LoadFailure>,
-}
-
-/// The loader's thread. Dropping it ends it at the next chunk and waits for it.
-#[derive(Debug)]
-pub(crate) struct Loader {
-    thread: Option<JoinHandle<LoaderReport>>,
-    stop: Arc<AtomicBool>,
-    /// CLOCK_MONOTONIC when it was done, 0 before.
-    done_at_ns: Arc<AtomicU64>,
-}
-
-impl Loader {
-    /// Starts the thread.
-    pub fn start(job: LoaderJob) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let done_at_ns = Arc::new(AtomicU64::new(0));
-        let (stopped, done) = (Arc::clone(&stop), Arc::clone(&done_at_ns));
-        let thread = thread::Builder::new().name("loader".into()).spawn(move || {
-            jail::narrow(jail::Role::Loader);
-            let report = run(&job, &stopped);
-            done.store(crate::timeline::monotonic_ns(), Ordering::Release);
-            report
-        })?;
-        Ok(Self { thread: Some(thread), stop, done_at_ns })
-    }
-
-    /// CLOCK_MONOTONIC when the last page was in, once it is.
-    pub fn done_at_ns(&self) -> Option<u64> {
-        Some(self.done_at_ns.load(Ordering::Acquire)).filter(|done| *done != 0)
-    }
-
-    /// Ends the thread and says what it did; `None` when it ended abnormally.
-    pub fn finish(mut self) -> Option<LoaderReport> {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().and_then(|thread| thread.join().ok())
-    }
-}
-
-impl Drop for Loader {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic of the loader has been printed by its thread.
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Loads in this thread what has not been put into its place before.
-pub(crate) fn run(job: &LoaderJob, stop: &AtomicBool) -> LoaderReport {
-    let mut loaded_bytes = 0;
-    let (placed, chunks) = job.chunks();
-    let populate = |range| {
-        if job.techniques.populate {
-            populate(job, range);
-        }
-    };
-    // What of the chunks that are in has no place.
-    placed.iter().flat_map(|(_, chunk)| chunk).for_each(|piece| populate(piece.range));
-    for run in job.files.difference(&job.placed).runs() {
-        // As in `populate`.
-        let _ = job.memory.advise(*run, Advice::PopulateWrite);
-    }
-    let mut fresh = Fresh::new(&job.fresh.difference(&job.placed), chunks.len(), job.techniques);
-    let failure =
-        load(job, &chunks, stop, &mut loaded_bytes, |memory| fresh.prepare_some(memory), populate).err();
-    if failure.is_none() {
-        fresh.prepare_rest(&job.memory, stop);
-    }
-    if let (Some(failure), Some(hook)) = (&failure, &job.on_failure) {
-        hook(failure);
-    }
-    LoaderReport { loaded_bytes, failure }
-}
-
-/// Loads `chunks` in this thread; `meanwhile` is done after asking for the next ones, `then` for each piece that is in.
-fn load(
-    job: &LoaderJob,
-    chunks: &[NumberedChunk],
-    stop: &AtomicBool,
-    loaded_bytes: &mut u64,
-    mut meanwhile: impl FnMut(&GuestMemory),
-    then: impl Fn(PageRange),
-) -> Result<(), LoadFailure> {
-    let file = job.file();
-    let mut asked = 0;
-    let mut buffer = vec![0; CHUNK.bytes() as usize];
-    for (index, (number, chunk)) in chunks.iter().enumerate() {
-        if stop.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        let wanted = (index + AHEAD_CHUNKS).min(chunks.len());
-        for (_, later) in chunks.get(asked..wanted).unwrap_or_default() {
-            if !job.kernel_reads_ahead() {
-                ask(file, later);
-            }
-        }
-        asked = asked.max(wanted);
-        meanwhile(&job.memory);
-        read_checked(job, file, *number, chunk, &mut buffer)?;
-        put(job, chunk, &buffer)?;
-        chunk.iter().for_each(|piece| then(piece.range));
-        *loaded_bytes += chunk.iter().map(|piece| piece.range.count.bytes()).sum::<u64>();
-    }
-    Ok(())
-}
-
-/// Copies what has a place out of `buffer`, which holds the chunk's pieces one after the other.
-fn put(job: &LoaderJob, chunk: &[Piece], buffer: &[u8]) -> Result<(), LoadFailure> {
-    let mut at = 0;
-    for piece in chunk {
-        for run in job.placed.within(piece.range) {
-            let from = at + (run.start.0 - piece.range.start.0) as usize * PAGE_SIZE as usize;
-            let bytes = buffer.get(from..from + run.count.bytes() as usize).unwrap_or_default();
-            // The pages are ready and no guest runs yet: `LoaderJob::place`.
-            let written = job.memory.write_ready(run.start.address(), bytes);
-            written.map_err(|source| LoadFailure::NotWritable { range: run, source })?;
-        }
-        at += piece.range.count.bytes() as usize;
-    }
-    Ok(())
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub range: PageRange,
+    pub offset: u64,
 }
 
 /// Cuts the regions, in order, into chunks: [`CHUNK`] pages each, the last may have fewer.
@@ -390,115 +303,4 @@ fn extents(chunk: &[Piece]) -> Vec<(u64, u64)> {
         }
     }
     extents
-}
-
-/// Asks the kernel to read the chunk, without waiting.
-fn ask(file: &File, chunk: &[Piece]) {
-    for (offset, length) in extents(chunk) {
-        // A hint: what it doesn't bring in, the read does.
-        let _ = fadvise(file, offset, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
-    }
-}
-
-/// Reads a chunk and compares its checksum, which also waits until it is in the page cache.
-fn read_checked(
-    job: &LoaderJob,
-    file: &File,
-    index: usize,
-    chunk: &[Piece],
-    buffer: &mut [u8],
-) -> Result<(), LoadFailure> {
-    let path = job.memory_file.as_ref().map_or(&job.set.path, |(_, path)| path);
-    let mut checksum = 0;
-    let mut filled = 0;
-    for (offset, length) in extents(chunk) {
-        let bytes = buffer.get_mut(filled..filled + length as usize).unwrap_or_default();
-        filled += length as usize;
-        file.read_exact_at(bytes, offset).map_err(|source| LoadFailure::Read {
-            path: path.clone(),
-            offset,
-            is_recording: job.memory_file.is_none(),
-            source,
-        })?;
-        checksum = crc32c::crc32c_append(checksum, bytes);
-    }
-    if job.set.checksums.get(index) == Some(&checksum) {
-        return Ok(());
-    }
-    Err(LoadFailure::Checksum {
-        path: path.clone(),
-        offset: chunk.first().map_or(0, |piece| piece.offset),
-        is_recording: job.memory_file.is_none(),
-    })
-}
-
-/// Fills the host's page tables for `range`. The guest may have unmapped or protected pages of it meanwhile; then there is
-/// nothing to do for them, so a refusal is no error. That the file could be read was checked before.
-fn populate(job: &LoaderJob, range: PageRange) {
-    let here: PageSet = [range].into_iter().collect();
-    let here = here.difference(&job.inaccessible).difference(&job.placed);
-    let privately = if job.techniques.private_ahead {
-        here.intersection(&job.private).intersection(&job.writable)
-    } else {
-        PageSet::new()
-    };
-    // Copies first: populating for reading maps neighbours too, and copying a page that is mapped already costs an
-    // interrupt to the guest's processor.
-    for run in privately.runs() {
-        let _ = job.memory.advise(*run, Advice::PopulateWrite);
-    }
-    for run in here.difference(&privately).runs() {
-        let _ = job.memory.advise(*run, Advice::PopulateRead);
-    }
-}
-
-/// Zero pages that the recorded invocation touched, given memory piece by piece between the chunks.
-struct Fresh {
-    runs: Vec<PageRange>,
-    share: PageCount,
-}
-
-impl Fresh {
-    fn new(pages: &PageSet, chunks: usize, techniques: Techniques) -> Self {
-        if !techniques.fresh_ahead {
-            return Self { runs: Vec::new(), share: PageCount(0) };
-        }
-        let mut left = FRESH_LIMIT.0;
-        let mut runs: Vec<PageRange> = Vec::new();
-        for run in pages.runs() {
-            let count = run.count.0.min(left);
-            left -= count;
-            if count > 0 {
-                runs.push(PageRange::new(run.start, PageCount(count)));
-            }
-        }
-        // Taken from the end: the lowest addresses first.
-        runs.reverse();
-        let share = (FRESH_LIMIT.0 - left).div_ceil(chunks.max(1) as u64);
-        Self { runs, share: PageCount(share) }
-    }
-
-    fn prepare_some(&mut self, memory: &GuestMemory) {
-        let mut left = self.share.0;
-        while left > 0
-            && let Some(run) = self.runs.pop()
-        {
-            let count = PageCount(run.count.0.min(left));
-            let now = PageRange::new(run.start, count);
-            // As for `populate`, the guest may have other plans for these pages by now.
-            let _ = memory.advise(now, Advice::PopulateWrite);
-            left -= count.0;
-            let rest = PageRange::between(now.end(), run.end());
-            if !rest.is_empty() {
-                self.runs.push(rest);
-            }
-        }
-    }
-
-    fn prepare_rest(&mut self, memory: &GuestMemory, stop: &AtomicBool) {
-        self.share = self.share.max(CHUNK);
-        while !self.runs.is_empty() && !stop.load(Ordering::Relaxed) {
-            self.prepare_some(memory);
-        }
-    }
 }

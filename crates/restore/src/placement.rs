@@ -1,25 +1,29 @@
 //! Pages whose content is put into memory that was ready before the request.
 //!
-//! A spare worker has populated pages that its guest is likely to touch ([`crate::ReadyRule`]), and on software KVM even made the shadow page tables for
-//! them. A page mapped there anew loses both. So pages known to be touched keep the memory that is there, and their content
-//! is read into it; everything else is mapped as usual. All of it is in place before the guest runs, since nothing may
-//! arrive late in plain memory.
+//! A spare worker has populated pages that its guest is likely to touch ([`crate::ReadyRule`]), and on software KVM even made
+//! the shadow page tables for them. A page mapped there anew loses both. So pages known to be touched keep the memory that is
+//! there, and their content is read into it; everything else is mapped as usual. All of a block is in place before the guest
+//! can see it, since nothing may arrive late in plain memory.
 
-use std::os::fd::BorrowedFd;
-
-use guest_memory::GuestMemory;
 use pages::{PAGE_SIZE, PageRange, PageSet};
 
-use crate::error::RestoreError;
 use crate::layout::{Access, Backing, FileIndex, GuestLayout};
 use crate::loading_set::LoadingSet;
 
 /// A run of pages and where in a file of the guest its content is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct FromFile {
-    range: PageRange,
-    file: FileIndex,
-    offset: u64,
+pub(crate) struct FromFile {
+    pub range: PageRange,
+    pub file: FileIndex,
+    pub offset: u64,
+}
+
+impl FromFile {
+    /// The same for `part` of its pages.
+    pub fn part(&self, part: PageRange) -> Self {
+        let further = (part.start.0 - self.range.start.0) * PAGE_SIZE;
+        Self { range: part, offset: self.offset + further, ..*self }
+    }
 }
 
 /// Which pages stay, and what is read into them beside the loading set, which the loader reads.
@@ -30,7 +34,7 @@ pub(crate) struct Placement {
     /// Ready pages that nobody knows, but that are as they have to be: zero, and the guest may write them.
     pub idle: PageSet,
     /// Pages of the guest's files.
-    files: Vec<FromFile>,
+    pub files: Vec<FromFile>,
 }
 
 impl Placement {
@@ -80,18 +84,6 @@ impl Placement {
     /// What no mapping may replace.
     pub fn kept(&self) -> PageSet {
         self.pages.union(&self.idle)
-    }
-
-    /// Reads everything but the loading set.
-    pub fn fill(&self, memory: &GuestMemory, guest_files: &[BorrowedFd<'_>]) -> Result<(), RestoreError> {
-        for FromFile { range, file, offset } in &self.files {
-            let (index, supplied) = (file.0, guest_files.len());
-            let file =
-                guest_files.get(index as usize).ok_or(RestoreError::MissingFile { index, supplied })?;
-            // Behind a file's end a mapping has zeros to the end of the page, as this memory has.
-            memory.read_in_to_end(*range, *file, *offset)?;
-        }
-        Ok(())
     }
 }
 

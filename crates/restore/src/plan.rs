@@ -180,10 +180,10 @@ impl RestorePlan {
         for step in self.steps.iter().rev() {
             let range = step.range();
             let rest = match step {
-                MapStep::Protect { .. } => [range].into_iter().collect::<PageSet>().difference(kept),
-                _ => [range].into_iter().collect::<PageSet>().difference(&done),
+                MapStep::Protect { .. } => outside(range, kept),
+                _ => outside(range, &done),
             };
-            steps.extend(rest.runs().iter().rev().map(|run| step.part(*run)));
+            steps.extend(rest.into_iter().rev().map(|run| step.part(run)));
             if step.maps() {
                 done.insert(range);
             }
@@ -198,9 +198,22 @@ impl RestorePlan {
     }
 }
 
+/// The runs of `range` without the pages of `set`.
+fn outside(range: PageRange, set: &PageSet) -> Vec<PageRange> {
+    let mut runs = Vec::new();
+    let mut start = range.start;
+    for run in set.within(range) {
+        runs.push(PageRange::between(start, run.start));
+        start = run.end();
+    }
+    runs.push(PageRange::between(start, range.end()));
+    runs.retain(|run| !run.is_empty());
+    runs
+}
+
 impl MapStep {
     /// The pages that it is about.
-    const fn range(&self) -> PageRange {
+    pub(crate) const fn range(&self) -> PageRange {
         match self {
             Self::Anonymous { range, .. }
             | Self::GuestFile { range, .. }
@@ -224,7 +237,7 @@ impl MapStep {
     }
 
     /// The same for `part` of its pages.
-    fn part(&self, part: PageRange) -> Self {
+    pub(crate) fn part(&self, part: PageRange) -> Self {
         let further = |offset: u64| offset + (part.start.0 - self.range().start.0) * pages::PAGE_SIZE;
         match *self {
             Self::Anonymous { access, .. } => Self::Anonymous { range: part, access },

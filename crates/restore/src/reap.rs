@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::OwnedFd;
 
 use crate::error::RestoreError;
-use crate::loader::{FailureHook, LoadFailure};
+use crate::failure::{FailureHook, LoadFailure};
 use crate::loading_set::{CHUNK, LoadingSet};
 
 /// Pages read at once into the staging memory (8 MiB).

@@ -73,6 +73,9 @@ pub struct Techniques {
     pub private_reads: bool,
     /// What is known to be touched is read into memory that the worker made ready before the request. Needs `private_reads`.
     pub ready_memory: bool,
+    /// The guest runs at once, and blocks of its memory that nothing is behind yet are let in one by one as they arrive; a touch
+    /// of one that is still to come waits. Needs a guest whose page tables can hide a block.
+    pub late_blocks: bool,
 }
 
 impl Default for Techniques {
@@ -87,6 +90,7 @@ impl Default for Techniques {
             fresh_ahead: true,
             private_reads: true,
             ready_memory: true,
+            late_blocks: true,
         }
     }
 }
@@ -116,11 +120,13 @@ pub enum Technique {
     PrivateReads,
     /// [`Techniques::ready_memory`].
     ReadyMemory,
+    /// [`Techniques::late_blocks`].
+    LateBlocks,
 }
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::PerRegionMapping,
         Self::LoadingSetFile,
         Self::Weighing,
@@ -131,6 +137,7 @@ impl Technique {
         Self::FreshAhead,
         Self::PrivateReads,
         Self::ReadyMemory,
+        Self::LateBlocks,
     ];
 
     /// The name a user types.
@@ -146,6 +153,7 @@ impl Technique {
             Self::FreshAhead => "fresh-ahead",
             Self::PrivateReads => "private-reads",
             Self::ReadyMemory => "ready-memory",
+            Self::LateBlocks => "late-blocks",
         }
     }
 }
@@ -187,6 +195,7 @@ impl Techniques {
             Technique::FreshAhead => self.fresh_ahead = false,
             Technique::PrivateReads => self.private_reads = false,
             Technique::ReadyMemory => self.ready_memory = false,
+            Technique::LateBlocks => self.late_blocks = false,
         }
         self
     }

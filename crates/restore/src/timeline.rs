@@ -34,6 +34,8 @@ pub enum Phase {
     Prefetched,
     /// The loader's own time, beside the guest's: from its start to the last page, or to the end of an instance that ended before.
     Loaded,
+    /// Blocks of memory came in beside the guest, from the loader's start until the last was in.
+    LetIn,
     /// KVM_CREATE_VM and its settings.
     VmCreated,
     /// Memory slots were given to KVM.
@@ -68,6 +70,7 @@ impl fmt::Display for Phase {
             Self::Mapped => "mapped",
             Self::Prefetched => "prefetched",
             Self::Loaded => "loaded (beside)",
+            Self::LetIn => "let in (beside)",
             Self::VmCreated => "vm created",
             Self::SlotsSet => "slots set",
             Self::VcpusCreated => "vcpus created",
@@ -102,6 +105,15 @@ pub struct FaultCounts {
     pub major: u64,
     /// Served by our own userfault server.
     pub userfault: u64,
+}
+
+/// Waits for blocks of memory that came in while the guest ran.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct WaitCounts {
+    /// How often a thread of the guest, or the worker on its behalf, waited.
+    pub count: u64,
+    /// How long, all threads' times added, in nanoseconds.
+    pub time_ns: u64,
 }
 
 /// What became of the loading set, in bytes.
@@ -180,6 +192,8 @@ pub struct Timeline {
     pub loading_set: Option<LoadingSetUse>,
     /// Resident set of this process at the end, in bytes.
     pub resident_bytes: u64,
+    /// Waits for blocks of memory that were still to come.
+    pub waits: WaitCounts,
     /// What was compared with the snapshot, when that was asked for.
     pub verified: Option<Verified>,
     /// Counters when the record was made.
@@ -237,6 +251,7 @@ impl Timeline {
             ready: None,
             loading_set: None,
             resident_bytes: 0,
+            waits: WaitCounts::default(),
             verified: None,
             before: Counters::now(),
         }
@@ -353,6 +368,10 @@ impl fmt::Display for Timeline {
         }
         let FaultCounts { minor, major, userfault } = self.faults;
         writeln!(f, "faults             {minor} minor, {major} major, {userfault} by userfault")?;
+        if self.waits.count > 0 {
+            let WaitCounts { count, time_ns } = self.waits;
+            writeln!(f, "waited for memory  {count} times, {:.3} ms in all", time_ns as f64 / 1e6)?;
+        }
         match self.bytes_read {
             Some(bytes) => writeln!(f, "read from disk     {} KiB", bytes >> 10)?,
             None => writeln!(f, "read from disk     unknown: this kernel doesn't count it")?,

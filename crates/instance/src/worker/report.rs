@@ -251,6 +251,7 @@ pub(super) fn failure_kind(error: &InstanceError) -> FailureKind {
         }
         InstanceError::Program(ProgramError::Machine(_)) => FailureKind::Machine,
         InstanceError::Program(_) | InstanceError::Guest(GuestError::Program(_)) => FailureKind::Program,
+        InstanceError::MemoryLost { kind, .. } => kind.clone(),
         InstanceError::Restore(error) if error.is_of_recording() => FailureKind::Recording,
         InstanceError::Restore(RestoreError::Unavailable { .. } | RestoreError::Thread(_)) => {
             FailureKind::Machine

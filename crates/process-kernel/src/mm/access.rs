@@ -9,6 +9,7 @@ use pages::{GuestPhysical, PAGE_SIZE};
 use rustix::io::Errno;
 
 use super::fault::FaultAccess;
+use super::late::page_around;
 use super::vma::Access;
 use super::{AddressSpace, Mm, layout};
 use crate::file::{Destination, Origin};
@@ -28,6 +29,7 @@ impl Mm {
         }
         let end = address.checked_add(length as u64).filter(|end| *end <= layout::USER_END);
         let end = end.ok_or(Errno::FAULT)?;
+        self.arrive(address..end)?;
         {
             let space = self.space.read();
             if let Some(spans) = self.collect(&space, address, end, access)? {
@@ -66,7 +68,7 @@ impl Mm {
         }
         let mut spans: Vec<HostSpan> = Vec::new();
         let mut next = address;
-        for piece in space.assigned.pieces(address & !(PAGE_SIZE - 1)..accessible) {
+        for piece in self.pieces(space, address & !(PAGE_SIZE - 1)..accessible)? {
             if piece.range.start > next {
                 return Ok(None);
             }
@@ -256,6 +258,7 @@ impl Mm {
         if !address.is_multiple_of(4) {
             return Err(Errno::INVAL);
         }
+        self.arrive(page_around(address))?;
         let mut space = self.space.write();
         let suitable = space.areas.find(address).is_some_and(|area| {
             area.access.contains(Access::WRITE) && matches!(area.backing, super::Backing::Anonymous)
@@ -263,10 +266,9 @@ impl Mm {
         if !suitable {
             return Err(Errno::FAULT);
         }
-        let page = address & !(PAGE_SIZE - 1);
-        self.assign(&mut space, page..page + PAGE_SIZE)?;
-        let page = space.assigned.page(address).ok_or(Errno::FAULT)?;
-        let physical = page.address() + (address & (PAGE_SIZE - 1));
+        self.assign(&mut space, page_around(address))?;
+        let piece = self.pieces(&space, page_around(address))?.into_iter().next().ok_or(Errno::FAULT)?;
+        let physical = piece.first.address() + (address & (PAGE_SIZE - 1));
         let word = self.memory.host_address(physical);
         Ok(crate::host::update_word(word, &mut change))
     }

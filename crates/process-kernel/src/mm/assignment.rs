@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use guest_memory::{Advice, GuestMemory, Protection, Source};
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
+use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::page_tables::{BlockEntries, Entry};
-use super::physical::{BLOCK_PAGES, BLOCK_SIZE, Block};
+use super::physical::{BLOCK_PAGES, BLOCK_SIZE};
 use super::vma::{Access, Backing, Vma, VmaMap};
 use super::{AddressSpace, Mm, errno_of};
 

@@ -5,10 +5,9 @@
 //! (docs/process-guest.md): then every entry is made as strict as the areas are, the shadow pages are dropped once, and the
 //! instruction is run again, which now gives a page fault with the address. Strict entries follow the areas from then on.
 
-use pages::PAGE_SIZE;
-
 use super::Mm;
 use super::assignment::Strictness;
+use super::late::page_around;
 use super::vma::{Access, Vma};
 
 /// The kind of access that failed.
@@ -34,6 +33,10 @@ pub enum SegvCode {
 pub enum FaultOutcome {
     /// Run the instruction again.
     Retry,
+    /// The same: memory that was to come has come.
+    Arrived,
+    /// Memory that was to come will not: the process must not run on ([`Mm::loss`]).
+    Lost,
     /// The program gets SIGSEGV.
     Segv(SegvCode),
     /// The area permits it, but its backing failed: a page beyond a file's end. The program gets SIGBUS.
@@ -53,17 +56,21 @@ impl Mm {
     /// A page fault at `address`. `repeated` says that the same instruction faulted there just before, although that was
     /// answered by [`FaultOutcome::Retry`].
     pub fn page_fault(&self, address: u64, access: FaultAccess, repeated: bool) -> FaultOutcome {
+        let Ok(waited) = self.arrive(page_around(address)) else { return FaultOutcome::Lost };
         let mut space = self.space.write();
         let Some(area) = space.areas.find(address) else { return FaultOutcome::Segv(SegvCode::Unmapped) };
         if !permits(area, access) {
             return FaultOutcome::Segv(SegvCode::Forbidden);
         }
-        let page = address & !(PAGE_SIZE - 1);
         if space.assigned.page(address).is_none() {
-            return match self.assign(&mut space, page..page + PAGE_SIZE) {
+            return match self.assign(&mut space, page_around(address)) {
                 Ok(()) => FaultOutcome::Retry,
                 Err(_) => FaultOutcome::OutOfMemory,
             };
+        }
+        // It came between the touch and this, if it had not to be waited for.
+        if waited || (!repeated && self.came_late(&space, address)) {
+            return FaultOutcome::Arrived;
         }
         // The entry permits it, since strict entries follow the areas: a shadow page was out of date.
         if repeated && self.slots.drop_shadow_pages().is_err() {
@@ -77,6 +84,10 @@ impl Mm {
     pub fn unlocated_fault(&self, repeated: bool) -> FaultOutcome {
         if repeated {
             return FaultOutcome::Bus;
+        }
+        // Every entry is written anew below.
+        if self.wait_for_all().is_err() {
+            return FaultOutcome::Lost;
         }
         let mut space = self.space.write();
         let numbers: Vec<u64> = space.assigned.iter().map(|(number, _)| number).collect();

@@ -124,7 +124,7 @@ impl Mm {
         };
         space.areas.remove(range.clone());
         // Pages that stood behind something else here now stand behind the new area.
-        for extent in space.assigned.pieces(range.clone()) {
+        for extent in self.pieces(space, range.clone())? {
             space.map_host(&self.memory, extent.pages(), &area.clipped(&extent.range))?;
         }
         let limit = match area.backing {
@@ -150,6 +150,7 @@ impl Mm {
             return Err(Errno::INVAL);
         }
         let range = whole_pages(start, length).map_err(|_| Errno::INVAL)?;
+        self.arrive(range.clone())?;
         let mut space = self.space.write();
         self.remove_areas(&mut space, range)
     }
@@ -157,7 +158,7 @@ impl Mm {
     fn remove_areas(&self, space: &mut AddressSpace, range: Range<u64>) -> Result<(), Errno> {
         let removed = space.areas.remove(range);
         for area in removed {
-            for extent in space.assigned.pieces(area.start..area.end) {
+            for extent in self.pieces(space, area.start..area.end)? {
                 space.credit.note(&self.memory, &area, extent.pages());
                 // The host mapping goes even if that fails to leave the reservation: the memory is given back.
                 self.memory.release(extent.pages()).map_err(|error| errno_of(&error))?;
@@ -175,6 +176,7 @@ impl Mm {
         if range.is_empty() {
             return Ok(());
         }
+        self.arrive(range.clone())?;
         let mut space = self.space.write();
         if !space.areas.covers(range.clone()) {
             return Err(Errno::NOMEM);
@@ -187,7 +189,7 @@ impl Mm {
             return Err(Errno::ACCESS);
         }
         space.areas.update(range.clone(), |area| area.access = access);
-        for extent in space.assigned.pieces(range.clone()) {
+        for extent in self.pieces(&space, range.clone())? {
             self.memory.protect(extent.pages(), protection_for(access)).map_err(|error| errno_of(&error))?;
         }
         space.renew_strict_entries(&self.memory, &range)
@@ -210,6 +212,7 @@ impl Mm {
         if old.is_empty() || (fixed.is_some() && !may_move) {
             return Err(Errno::INVAL);
         }
+        self.arrive(old.clone())?;
         let mut space = self.space.write();
         let area = space.areas.find(old.start).ok_or(Errno::FAULT)?.clone();
         if area.end < old.end {
@@ -269,15 +272,15 @@ impl Mm {
     fn move_pages(&self, space: &mut AddressSpace, from: Range<u64>, target: &Vma) -> Result<(), Errno> {
         space.areas.remove(target.start..target.end);
         space.areas.insert(target.clone());
-        for extent in space.assigned.pieces(target.start..target.end) {
+        for extent in self.pieces(space, target.start..target.end)? {
             space.map_host(&self.memory, extent.pages(), &target.clipped(&extent.range))?;
         }
         // Only what has pages can hold data; its new place needs pages too.
-        for source in space.assigned.pieces(from.clone()) {
+        for source in self.pieces(space, from.clone())? {
             let shift = |address: u64| address - from.start + target.start;
             self.assign(space, shift(source.range.start)..shift(source.range.end))?;
             let mut start = source.first;
-            for place in space.assigned.pieces(shift(source.range.start)..shift(source.range.end)) {
+            for place in self.pieces(space, shift(source.range.start)..shift(source.range.end))? {
                 let pages = pages::PageRange::new(start, place.pages().count);
                 self.memory.relocate(pages, place.pages()).map_err(|error| errno_of(&error))?;
                 // Where the entries were strict, the host mapping may have been looser than the area.
@@ -343,6 +346,7 @@ impl Mm {
     /// ENOMEM when part of the range is not mapped.
     pub fn discard(&self, start: u64, length: u64) -> Result<(), Errno> {
         let range = whole_pages(start, length)?;
+        self.arrive(range.clone())?;
         let mut space = self.space.write();
         let areas: Vec<Vma> =
             space.areas.overlapping(range.clone()).map(|area| area.clipped(&range)).collect();
@@ -352,7 +356,7 @@ impl Mm {
             if shared {
                 continue;
             }
-            for extent in space.assigned.pieces(area.start..area.end) {
+            for extent in self.pieces(&space, area.start..area.end)? {
                 self.discard_pages(&mut space, &area.clipped(&extent.range), extent.pages())?;
             }
         }
@@ -382,7 +386,9 @@ impl Mm {
     pub fn hint(&self, start: u64, length: u64, advice: Advice) {
         let Ok(range) = whole_pages(start, length) else { return };
         let space = self.space.read();
-        for extent in space.assigned.pieces(range) {
+        // One that will not come in needs none.
+        let Ok(pieces) = self.pieces(&space, range) else { return };
+        for extent in pieces {
             // A hint that the host refuses changes nothing that the program can see.
             let _ = self.memory.advise(extent.pages(), advice);
         }
@@ -394,12 +400,13 @@ impl Mm {
     /// ENOMEM when part of the range is not mapped, EFAULT when its backing fails.
     pub fn populate(&self, start: u64, length: u64, advice: Advice) -> Result<(), Errno> {
         let range = whole_pages(start, length)?;
+        self.arrive(range.clone())?;
         let mut space = self.space.write();
         if !space.areas.covers(range.clone()) {
             return Err(Errno::NOMEM);
         }
         self.assign(&mut space, range.clone())?;
-        for extent in space.assigned.pieces(range) {
+        for extent in self.pieces(&space, range)? {
             self.memory.advise(extent.pages(), advice).map_err(|error| errno_of(&error))?;
         }
         Ok(())
@@ -445,11 +452,12 @@ impl Mm {
     /// The host's refusal.
     pub fn wipe_for_new_copy(&self) -> Result<(), Errno> {
         let space = self.space.write();
-        let marked = space.areas.iter().filter(|area| area.wipe_on_fork);
-        for extent in marked.flat_map(|area| space.assigned.pieces(area.start..area.end)) {
-            self.memory
-                .map(extent.pages(), Source::Anonymous, Protection::ReadWrite)
-                .map_err(|error| errno_of(&error))?;
+        for area in space.areas.iter().filter(|area| area.wipe_on_fork) {
+            for extent in self.pieces(&space, area.start..area.end)? {
+                self.memory
+                    .map(extent.pages(), Source::Anonymous, Protection::ReadWrite)
+                    .map_err(|error| errno_of(&error))?;
+            }
         }
         Ok(())
     }

@@ -13,6 +13,7 @@ mod access;
 mod ahead;
 mod assignment;
 mod fault;
+mod late;
 mod map;
 mod page_tables;
 mod physical;
@@ -24,7 +25,7 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
-use guest_memory::{GuestMemory, MapError, Protection, Source};
+use guest_memory::{Arrivals, GuestMemory, MapError, Protection, Source};
 use pages::{GuestPhysical, PageCount, PageIndex, PageRange, PageSet};
 use parking_lot::RwLock;
 use rustix::io::Errno;
@@ -38,12 +39,12 @@ pub use vma::{Access, Backing, Vma, VmaMap};
 use ahead::Credit;
 use assignment::Assignments;
 use page_tables::{BlockEntries, Entry, PageTables, TableError, TablePages};
-pub use physical::Block;
+pub use pages::Block;
 use physical::{BLOCK_PAGES, BLOCK_SIZE, PhysicalPages};
 
 /// The address map of the lower half, and of the supervisor window (docs/process-guest.md).
 pub mod layout {
-    use super::physical::Block;
+    use super::Block;
 
     /// Lowest address that a program can map (vm.mmap_min_addr).
     pub const LOWEST: u64 = 0x1_0000;
@@ -111,6 +112,8 @@ pub struct Mm {
     memory: Arc<GuestMemory>,
     slots: Arc<dyn MemorySlots>,
     space: RwLock<AddressSpace>,
+    /// What of memory is still to come: see [`late`].
+    arrivals: Arc<Arrivals>,
     /// Whether memory came from a snapshot: then untouched pages may still have content.
     restored: bool,
 }
@@ -201,7 +204,7 @@ impl Mm {
         let doorbell = layout::SUPERVISOR_BASE + layout::DOORBELL_PAGE.address().0;
         space.map_page(&memory, doorbell, layout::DOORBELL_PAGE, Entry::UserWrite)?;
         slots.cover(space.physical.used())?;
-        Ok(Self { memory, slots, space: RwLock::new(space), restored: false })
+        Ok(Self { memory, slots, space: RwLock::new(space), arrivals: late::nothing_late(), restored: false })
     }
 
     /// The host mapping.
@@ -235,6 +238,7 @@ impl Mm {
     /// # Errors
     /// ENOMEM.
     pub fn watch_touches(&self) -> Result<(), Errno> {
+        self.wait_for_all()?;
         let mut space = self.space.write();
         let space = &mut *space;
         let whole: Vec<_> =

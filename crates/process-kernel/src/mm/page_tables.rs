@@ -9,10 +9,10 @@
 use std::collections::HashMap;
 
 use guest_memory::{AccessError, GuestMemory};
-use pages::{GuestPhysical, PAGE_SIZE, PageIndex};
+use pages::{Block, GuestPhysical, PAGE_SIZE, PageIndex};
 use serde::{Deserialize, Serialize};
 
-use super::physical::{BLOCK_PAGES, Block};
+use super::physical::BLOCK_PAGES;
 
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
@@ -130,6 +130,12 @@ impl PageTables {
             };
         }
         Ok(parent)
+    }
+
+    /// Where the entry of the virtual block `number` is, if it has one.
+    pub fn block_entry(&self, number: u64) -> Option<GuestPhysical> {
+        let directory = self.tables.get(&(2, number >> 9))?;
+        Some(directory.address() + (number & 511) * 8)
     }
 
     /// Writes the entry of the page at `address`, which lies in no program's block.

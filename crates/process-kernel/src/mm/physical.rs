@@ -6,40 +6,15 @@
 
 use std::collections::BTreeSet;
 
-use pages::{PageCount, PageIndex, PageRange};
+use pages::{Block, PageCount, PageIndex, PageRange};
 use serde::{Deserialize, Serialize};
 
 use super::layout;
 
 /// Pages of a block.
-pub(crate) const BLOCK_PAGES: u64 = 512;
+pub(crate) const BLOCK_PAGES: u64 = Block::PAGES.0;
 /// Bytes of a block.
 pub(crate) const BLOCK_SIZE: u64 = BLOCK_PAGES * pages::PAGE_SIZE;
-
-/// Number of a block of guest-physical space: its address divided by 2 MiB.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Block(pub u64);
-
-impl Block {
-    /// Pages of a block.
-    pub const PAGES: PageCount = PageCount(BLOCK_PAGES);
-
-    /// Its pages.
-    pub fn pages(self) -> PageRange {
-        PageRange::new(self.first(), PageCount(BLOCK_PAGES))
-    }
-
-    /// The block that `page` lies in.
-    pub fn containing(page: PageIndex) -> Self {
-        Self(page.0 / BLOCK_PAGES)
-    }
-
-    /// Its first page.
-    pub const fn first(self) -> PageIndex {
-        PageIndex(self.0 * BLOCK_PAGES)
-    }
-}
 
 /// Hands out guest-physical space: mostly in ascending order, so that what is mapped together lies together.
 #[derive(Clone, Debug, Serialize, Deserialize)]

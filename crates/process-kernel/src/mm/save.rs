@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use guest_memory::{GuestMemory, Protection};
+use guest_memory::{Arrivals, GuestMemory, Protection};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
 use parking_lot::RwLock;
 use rustix::io::Errno;
@@ -48,7 +48,7 @@ pub struct SavedMm {
     areas: Vec<SavedArea>,
     /// The files that areas map; regions and areas refer to them by place.
     files: Vec<ObjectId>,
-    assigned: Assignments,
+    pub(super) assigned: Assignments,
     physical: PhysicalPages,
     tables: PageTables,
     heap: std::ops::Range<u64>,
@@ -108,11 +108,12 @@ impl Mm {
     /// # Errors
     /// [`SaveError`] when a mapped file can't be saved, or host memory can't be inspected.
     pub fn save(&self, saver: &mut Saver) -> Result<(SavedMm, MemoryImage), SaveError> {
-        let mut space = self.space.write();
         let failed = |errno: Errno| SaveError::Contents {
             object: "the guest's memory".to_owned(),
             source: errno.into(),
         };
+        self.wait_for_all().map_err(failed)?;
+        let mut space = self.space.write();
         self.reclaim(&mut space).map_err(failed)?;
         self.make_strict(&mut space).map_err(failed)?;
         let mut files: Vec<Arc<dyn Mappable>> = Vec::new();
@@ -290,7 +291,8 @@ impl SavedMm {
 }
 
 impl Mm {
-    /// The address space again, over memory that is mapped as its [`MemoryImage`] says.
+    /// The address space again, over memory that is mapped as its [`MemoryImage`] says, but for what `arrivals` says is still
+    /// to come.
     ///
     /// # Errors
     /// [`RestoreError::BadReference`] when the saved form contradicts itself.
@@ -299,6 +301,7 @@ impl Mm {
         files: &MappedFiles,
         memory: Arc<GuestMemory>,
         slots: Arc<dyn MemorySlots>,
+        arrivals: Arc<Arrivals>,
     ) -> Result<Self, RestoreError> {
         let mut areas = VmaMap::default();
         for area in saved.areas {
@@ -331,6 +334,8 @@ impl Mm {
             strict: saved.strict,
             credit: Credit::default(),
         };
-        Ok(Self { memory, slots, space: RwLock::new(space), restored: true })
+        let mm = Self { memory, slots, space: RwLock::new(space), arrivals, restored: true };
+        mm.hide_late_blocks()?;
+        Ok(mm)
     }
 }

@@ -329,6 +329,7 @@ impl Process {
     /// Ends the process: all threads are told; the first status counts.
     pub fn exit(&self, status: ExitStatus) {
         self.state.lock().exit.get_or_insert(status);
+        self.mm.stop_waiting();
         self.changed.notify_all();
         for thread in self.threads() {
             thread.notify();

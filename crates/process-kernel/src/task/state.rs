@@ -16,7 +16,8 @@ use crate::ipc::Ipc;
 use crate::mm::{MappedFiles, MemoryImage, MemorySlots, Mm, SavedMm};
 use crate::net::Network;
 use crate::object::{RestoreContext, RestoreError, RestoreFn, Restorer, SaveError, SavedObject, Saver};
-use guest_memory::GuestMemory;
+use guest_memory::{Arrivals, GuestMemory};
+use pages::Block;
 
 /// Saved form of a process at rest.
 #[derive(Serialize, Deserialize)]
@@ -91,6 +92,8 @@ pub struct Revival {
     files: FdTable,
     fs: FsContext,
     context: RestoreContext,
+    /// What of memory may come in late.
+    arrivals: Arc<Arrivals>,
 }
 
 /// A thread of a restored process and what it goes on with.
@@ -114,7 +117,7 @@ impl Revival {
         let files = FdTable::restore(&saved.files, &mut restorer)?;
         let fs = FsContext::restore(&saved.fs, &mut restorer)?;
         drop(restorer);
-        Ok(Self { saved, mapped, files, fs, context })
+        Ok(Self { saved, mapped, files, fs, context, arrivals: Arc::default() })
     }
 
     /// The files that memory maps, in the order of the image's regions.
@@ -122,12 +125,39 @@ impl Revival {
         &self.mapped
     }
 
+    /// Lets memory behind what the process has mapped come in while it runs: whoever brings it in says so to what this
+    /// returns. Without this, all of memory must be in before [`Revival::finish`].
+    pub fn expect_late_blocks(&mut self) -> Arc<Arrivals> {
+        self.arrivals = Arc::new(Arrivals::new(self.saved.mm.blocks()));
+        self.arrivals.clone()
+    }
+
+    /// The blocks that are needed first, in that order: the clocks' page, which is written before anything runs, then where
+    /// each thread's code, stack and thread-local storage are.
+    pub fn first_blocks(&self) -> Vec<Block> {
+        let image = self.saved.program.vdso;
+        let clocks = (image != 0).then(|| image.saturating_sub(pages::PAGE_SIZE));
+        let threads = self.saved.threads.iter().flat_map(|thread| {
+            let cpu = &thread.state.cpu;
+            [cpu.registers.rip, cpu.registers.rsp, cpu.fs_base]
+        });
+        let mut blocks = Vec::new();
+        for block in
+            clocks.into_iter().chain(threads).filter_map(|address| self.saved.mm.block_behind(address))
+        {
+            if !blocks.contains(&block) {
+                blocks.push(block);
+            }
+        }
+        blocks
+    }
+
     /// What the process's objects share; the Runtime API's service and the log are attached here.
     pub fn context(&self) -> &RestoreContext {
         &self.context
     }
 
-    /// The process again, over memory that has been mapped. Its threads are known but don't run: spawn each with
+    /// The process again, over memory that has been mapped, or comes in late. Its threads are known but don't run: spawn each with
     /// [`Hooks::spawn`].
     ///
     /// # Errors
@@ -141,7 +171,7 @@ impl Revival {
         let saved = self.saved;
         let refused = |_| RestoreError::BadReference { id: 0, wanted: "address space" };
         slots.cover(saved.mm.page_count()).map_err(refused)?;
-        let mm = Mm::restore(saved.mm, &self.mapped, memory, slots)?;
+        let mm = Mm::restore(saved.mm, &self.mapped, memory, slots, self.arrivals)?;
         mm.wipe_for_new_copy().map_err(refused)?;
         let process = Process::again(
             ProcessParts {

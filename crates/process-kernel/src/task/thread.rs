@@ -55,7 +55,7 @@ pub struct SavedThread {
     robust_list: u64,
     call_deadline: Option<Deadline>,
     signals: SavedThreadSignals,
-    state: RestingState,
+    pub(super) state: RestingState,
 }
 
 impl Thread {

@@ -6,16 +6,16 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use guest_memory::GuestMemory;
-use pages::{GuestPhysical, PageCount, PageIndex};
+use pages::{GuestPhysical, PageCount, PageIndex, PageSet};
 use proptest::prelude::*;
 use snapshot::{ErrorKind, PendingFile, Snapshot, remove_abandoned};
 
 use super::recorded::{exact, record_and_publish, userfaults_here, wait_for_loader};
 use super::sample::{Sample, directory_on_disk, page_content, range};
-use crate::loader::{self, LoaderJob};
+use crate::loader::{Known, LoaderJob, Reading};
 use crate::{
     FileUse, LoadFailure, LoadingSet, LoadingSetProblem, LoadingSetRule, Outcome, Record, RecordError,
     RestoreError, RestoreStrategy, RestoreWarning, Techniques, Timeline,
@@ -148,10 +148,12 @@ fn a_file_cut_short_before_or_under_a_restore_is_found() {
 /// Runs a loader over memory that nothing else uses.
 fn load(sample: &Sample, set: LoadingSet, memory_file: Option<File>) -> Option<LoadFailure> {
     let (memory, _handle, _) = sample.restore(RestoreStrategy::OnDemand).unwrap();
-    let stored = sample.snapshot.stored_pages();
-    let mut job = LoaderJob::new(memory, set, &sample.layout, stored, Techniques::default());
-    job.memory_file = memory_file.map(|file| (file, sample.snapshot.memory_path()));
-    loader::run(&job, &AtomicBool::new(false)).failure
+    let (layout, stored, placed) = (&sample.layout, sample.snapshot.stored_pages(), &PageSet::new());
+    let memory_file = memory_file.map(|file| (file, sample.snapshot.memory_path()));
+    let known = Known { layout, stored, placed };
+    let job = LoaderJob::new(memory, set, memory_file, &known, Techniques::default());
+    let mut reading = Reading::new(&job, Vec::new());
+    reading.left().into_iter().find_map(|number| reading.read(number).err())
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! The FaaSnap strategy: a known loading set, brought in while the guest runs.
+
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+
+use pages::PageSet;
+
+use crate::bring_in::{BringIn, Files, Loader, Outcome};
+use crate::engine::{RestoreRequest, Restored, mapped_plan, random_pages, reopened};
+use crate::error::RestoreError;
+use crate::loader::{Known, LoaderJob};
+use crate::loading_set::{LoadingSet, PlacedRegion};
+use crate::placement::Placement;
+use crate::plan::{PlacedRun, RestorePlan};
+use crate::progress::Progress;
+use crate::schedule::{Late, Schedule, Unit};
+use crate::strategy::{FileUse, Techniques};
+use crate::timeline::{Phase, Timeline};
+
+/// Maps, reads and lets in, as far as that is done before the guest runs; the rest goes on beside it.
+pub(crate) fn loaded(
+    request: &RestoreRequest<'_>,
+    timeline: &mut Timeline,
+    set: LoadingSet,
+) -> Result<Restored, RestoreError> {
+    let techniques = Techniques {
+        private_reads: request.techniques.private_reads && request.tables_forbid_writes,
+        ..request.techniques
+    };
+    let Planned { plan, placed, loading_set, work } =
+        timeline.measure(Phase::Planned, || prepare(request, set, techniques))?;
+    let work = Arc::new(work);
+    let start_ns = timeline.now_ns();
+    // The disk works while the mappings are made.
+    let mut loader = Loader::start(Arc::clone(&work)).map_err(RestoreError::Thread)?;
+    let all_mapped = timeline.measure(Phase::Mapped, || work.map_first())?;
+    if !all_mapped {
+        loader.start_mapper().map_err(RestoreError::Thread)?;
+    }
+    let first_is_read = work.progress.schedule().units.first().is_some_and(Unit::has_content);
+    let is_in = work.progress.wait_until_in(0);
+    if !techniques.concurrent_paging {
+        loader.wait();
+    }
+    if first_is_read || !techniques.concurrent_paging {
+        timeline.record(Phase::Prefetched, start_ns, timeline.now_ns());
+    }
+    if !is_in || !techniques.concurrent_paging {
+        let unknown = || RestoreError::Thread(io::Error::other("it ended before its work was done"));
+        match work.take_failure() {
+            Some(failure) => return Err(RestoreError::Load(failure)),
+            None if !is_in => return Err(unknown()),
+            None => {}
+        }
+    }
+    let mut restored = Restored { plan, loading_set, placed, ..Restored::default() };
+    restored.loader_start_ns = start_ns;
+    restored.background.loader = Some(loader);
+    Ok(restored)
+}
+
+/// What is known before anything is mapped.
+struct Planned {
+    plan: RestorePlan,
+    /// Pages whose memory is there.
+    placed: PageSet,
+    loading_set: PageSet,
+    work: BringIn,
+}
+
+fn prepare(
+    request: &RestoreRequest<'_>,
+    set: LoadingSet,
+    techniques: Techniques,
+) -> Result<Planned, RestoreError> {
+    let from_file = match techniques.loading_set_file {
+        FileUse::Always => true,
+        FileUse::Weighed => set.is_worth_mapping(),
+        FileUse::Never => false,
+    };
+    let run = |region: &PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
+    let runs: Vec<PlacedRun> = if from_file { set.regions().iter().map(run).collect() } else { Vec::new() };
+    let (stored, memory) = (request.snapshot.stored_pages(), request.memory);
+    let layout = match techniques.private_reads {
+        true => Cow::Owned(request.layout.writable()),
+        false => Cow::Borrowed(request.layout),
+    };
+    let placement = match techniques.private_reads && techniques.ready_memory {
+        true => Placement::new(&request.ready, &layout, stored, &set),
+        false => Placement::default(),
+    };
+    let plan = mapped_plan(request, &layout, &runs).around(&placement.kept());
+    let files = Files::of(request, &set, &plan)?;
+    let loading_set = set.pages();
+    // What has its place needs no mapping, so the compact file costs nothing that the memory file doesn't.
+    let wholly_placed = loading_set.difference(&placement.pages).is_empty();
+    let memory_file = match from_file || wholly_placed {
+        true => None,
+        false => Some((reopened(request.snapshot)?, request.snapshot.memory_path())),
+    };
+    let known = Known { layout: &layout, stored, placed: &placement.pages };
+    let job = LoaderJob::new(Arc::clone(memory), set, memory_file, &known, techniques);
+    let late = request.late.as_ref().filter(|_| techniques.late_blocks && techniques.concurrent_paging);
+    let arrivals = late.map(|late| Arc::clone(&late.arrivals)).unwrap_or_default();
+    let blocks = arrivals.coming();
+    let first = late.map(|late| &late.first[..]).unwrap_or_default();
+    let schedule = Schedule::new(&plan, &placement, &job.chunks, Late { blocks: &blocks, first });
+    let random = match request.random_access {
+        true => schedule.divided(&random_pages(request, &plan)),
+        false => Vec::new(),
+    };
+    let work = BringIn {
+        job,
+        progress: Progress::new(schedule, arrivals),
+        files,
+        random,
+        on_failure: request.on_failure.clone(),
+        outcome: Outcome::default(),
+    };
+    Ok(Planned { plan, placed: placement.pages, loading_set, work })
+}
