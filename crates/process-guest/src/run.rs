@@ -83,9 +83,8 @@ pub(crate) fn run_thread(
                 let repeats = last_fault.note(state.registers.rip, Some(fault.address));
                 let outcome =
                     process.mm.page_fault(fault.address, exception::fault_access(fault.error), repeats > 0);
-                match outcome {
-                    FaultOutcome::Arrived => last_fault = LastFault::default(),
-                    _ => left.note(),
+                if outcome != FaultOutcome::Arrived {
+                    left.note();
                 }
                 if repeats > MAX_REPEATS {
                     process.fail(format!(
