@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use process_kernel::mm::FaultOutcome;
-use process_kernel::syscall::{Cx, Stop, dispatch};
+use process_kernel::syscall::{Cx, Restart, Stop, dispatch};
 use process_kernel::task::{CpuState, ExitStatus, Next, Process, Thread, end_thread, force, safe_point};
 
 use crate::cpu::{Event, GuestCpu};
@@ -49,14 +49,8 @@ pub(crate) fn run_thread(
     let mut interrupted = None;
     let mut status = ExitStatus::Code(0);
     loop {
-        if let Some(reason) = process.mm.loss() {
-            process.fail(reason);
-        }
-        {
-            let mut cx = Cx { process, thread, cpu: &mut state, fpu: cpu };
-            if safe_point(&mut cx, interrupted.take()) == Next::End {
-                break;
-            }
+        if goes_on(Cx { process, thread, cpu: &mut state, fpu: cpu }, interrupted.take()) == Next::End {
+            break;
         }
         let event = cpu.enter(&mut state);
         let left = FirstExit::now(first_exit);
@@ -115,6 +109,14 @@ pub(crate) fn run_thread(
     thread.set_kick(None);
     drop(attached);
     end_thread(process, thread, status);
+}
+
+/// The safe point before guest code runs. It doesn't when memory that was to come is lost.
+fn goes_on(mut cx: Cx<'_>, interrupted: Option<Restart>) -> Next {
+    if let Some(reason) = cx.process.mm.loss() {
+        cx.process.fail(reason);
+    }
+    safe_point(&mut cx, interrupted)
 }
 
 /// When guest code was left, if it may have been for the first time; only the first of all threads counts.
