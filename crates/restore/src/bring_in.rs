@@ -23,6 +23,7 @@ use crate::placement::FromFile;
 use crate::plan::{MapStep, RestorePlan};
 use crate::progress::{Half, Progress};
 use crate::schedule::Unit;
+use crate::sole_reader::SoleReader;
 use crate::timeline::monotonic_ns;
 
 /// So many mappings are made before the guest runs (some 3 ms). Each that is made beside it interrupts it and makes it wait for
@@ -71,6 +72,8 @@ pub(crate) struct BringIn {
     /// For each piece of work, where faults are to read single pages.
     pub random: Vec<PageSet>,
     pub on_failure: Option<FailureHook>,
+    /// For a large set that nobody else reads.
+    pub sole_reader: Mutex<Option<SoleReader>>,
     pub outcome: Outcome,
 }
 
@@ -135,6 +138,14 @@ impl BringIn {
             self.progress.done(Half::Read, index);
         }
         self.load_rest(&mut reading)
+    }
+
+    /// The set is in: gives page cache back that nobody else has a use for.
+    fn give_back(&self) {
+        if let Some(reader) = self.sole_reader.lock().take() {
+            // A hint: what stays is the page cache's, and the kernel takes it when it needs it.
+            let _ = reader.give_back();
+        }
     }
 
     fn count(&self, bytes: u64) {
@@ -253,8 +264,9 @@ impl Loader {
     pub fn start(work: Arc<BringIn>) -> io::Result<Self> {
         let mut loader = Self { work, threads: Vec::new() };
         loader.spawn("loader", |work| {
-            if let Err(failure) = work.load() {
-                work.fail(failure);
+            match work.load() {
+                Ok(()) => work.give_back(),
+                Err(failure) => work.fail(failure),
             }
             work.outcome.done_at_ns.store(monotonic_ns(), Ordering::Release);
         })?;

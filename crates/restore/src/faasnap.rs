@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use pages::PageSet;
+use parking_lot::Mutex;
 
 use crate::bring_in::{BringIn, Files, Loader, Outcome};
 use crate::engine::{RestoreRequest, Restored, mapped_plan, random_pages, reopened};
@@ -15,6 +16,7 @@ use crate::placement::Placement;
 use crate::plan::{PlacedRun, RestorePlan};
 use crate::progress::Progress;
 use crate::schedule::{Late, Schedule, Unit};
+use crate::sole_reader::SoleReader;
 use crate::strategy::{FileUse, Techniques};
 use crate::timeline::{Phase, Timeline};
 
@@ -110,7 +112,12 @@ fn prepare(
         true => schedule.divided(&random_pages(request, &plan)),
         false => Vec::new(),
     };
+    // Without private copies the page cache is what the guest maps.
+    let private = techniques.private_reads;
+    let sole_reader =
+        private.then(|| SoleReader::begin(&files.loading_set, job.file(), loading_set.count())).flatten();
     let work = BringIn {
+        sole_reader: Mutex::new(sole_reader),
         job,
         progress: Progress::new(schedule, arrivals),
         files,

@@ -30,6 +30,7 @@ mod reap;
 mod recorder;
 mod recording;
 mod schedule;
+mod sole_reader;
 mod strategy;
 #[cfg(test)]
 mod tests;

@@ -112,7 +112,8 @@ impl LoaderJob {
         self.memory_file.is_none() && self.set.disk().has_large_window()
     }
 
-    fn file(&self) -> &File {
+    /// The file that the set is read from.
+    pub fn file(&self) -> &File {
         self.memory_file.as_ref().map_or(&self.set.file, |(file, _)| file)
     }
 

@@ -244,9 +244,12 @@ pub(super) const GROUPS: &[Group] = &[
             any(libc::SYS_pipe2),
             any(libc::SYS_dup),
             any(libc::SYS_poll),
-            // Answered "no terminal", for a program that asks about its standard output.
-            any(libc::SYS_flock),
         ],
+    },
+    Group {
+        reason: "who else records or reads a snapshot: locks on files that are open",
+        roles: ALL,
+        calls: &[any(libc::SYS_flock)],
     },
     Group {
         reason: "the node: messages out of every thread, messages in",
