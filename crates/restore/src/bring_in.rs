@@ -26,10 +26,10 @@ use crate::schedule::Unit;
 use crate::sole_reader::SoleReader;
 use crate::timeline::monotonic_ns;
 
-/// So many mappings are made before the guest runs (some 3 ms). Each that is made beside it interrupts it and makes it wait for
-/// the address space's lock: `hello`, whose 218 mappings are made first, has its first exit 5.5 ms after the request with cold
-/// files so, 7.1 ms when they are made beside it.
-const MAPPED_FIRST: usize = 512;
+/// So many mappings are made before the guest runs (some 4 ms). Each that is made beside it interrupts it and makes it wait for
+/// the address space's lock: `hello`, whose 516 mappings are made first, has its first exit 5.8 to 6.4 ms after the request with
+/// cold files so, 7.5 to 8 ms when all but 160 are made beside it.
+const MAPPED_FIRST: usize = 1024;
 
 /// The files behind guest memory, kept open for as long as it is brought in.
 pub(crate) struct Files {
