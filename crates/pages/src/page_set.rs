@@ -97,6 +97,13 @@ impl PageSet {
             .filter(|run| !run.is_empty())
     }
 
+    /// The runs of `window` that are not in this set, ascending.
+    pub fn gaps(&self, window: PageRange) -> impl Iterator<Item = PageRange> {
+        let starts = std::iter::once(window.start).chain(self.within(window).map(|run| run.end()));
+        let ends = self.within(window).map(|run| run.start).chain(std::iter::once(window.end()));
+        starts.zip(ends).map(|(start, end)| PageRange::between(start, end)).filter(|gap| !gap.is_empty())
+    }
+
     /// Pages in either set.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
@@ -114,16 +121,7 @@ impl PageSet {
     /// Pages in this set but not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut rest = Self::new();
-        for run in &self.runs {
-            let mut from = run.start;
-            for hole in other.within(*run) {
-                rest.insert(PageRange::between(from, hole.start));
-                from = hole.end();
-            }
-            rest.insert(PageRange::between(from, run.end()));
-        }
-        rest
+        self.runs.iter().flat_map(|run| other.gaps(*run)).collect()
     }
 }
 
@@ -239,6 +237,8 @@ mod tests {
             prop_assert_eq!(listed(&left.union(&right)), &left_model | &right_model);
             prop_assert_eq!(listed(&left.intersection(&right)), &left_model & &right_model);
             prop_assert_eq!(listed(&left.difference(&right)), &left_model - &right_model);
+            let gaps: BTreeSet<u64> = left.gaps(range(20, 100)).flat_map(PageRange::iter).map(|page| page.0).collect();
+            prop_assert_eq!(gaps, &(20..120).collect::<BTreeSet<u64>>() - &left_model);
             for page in 0..240 {
                 prop_assert_eq!(left.contains(PageIndex(page)), left_model.contains(&page));
             }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use guest_memory::Advice;
-use pages::{Block, PageSet};
+use pages::Block;
 use parking_lot::Mutex;
 
 use crate::engine::RestoreRequest;
@@ -18,9 +18,10 @@ use crate::failure::{FailureHook, LoadFailure};
 use crate::fresh::Fresh;
 use crate::loader::{LoaderJob, Reading};
 use crate::loading_set::LoadingSet;
+use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
 use crate::placement::FromFile;
-use crate::plan::{MapStep, RestorePlan};
+use crate::plan::RestorePlan;
 use crate::progress::{Half, Progress};
 use crate::schedule::Unit;
 use crate::sole_reader::SoleReader;
@@ -69,8 +70,6 @@ pub(crate) struct BringIn {
     pub job: LoaderJob,
     pub progress: Progress,
     pub files: Files,
-    /// For each piece of work, where faults are to read single pages.
-    pub random: Vec<PageSet>,
     pub on_failure: Option<FailureHook>,
     /// For a large set that nobody else reads.
     pub sole_reader: Mutex<Option<SoleReader>>,
@@ -119,7 +118,7 @@ impl BringIn {
         };
         // A plan for mapped memory has no other steps.
         mapper::apply(&unit.steps, self.job.memory(), &sources, |_| Ok(()))?;
-        for run in self.random.get(index).map(PageSet::runs).unwrap_or_default() {
+        for run in &unit.random {
             self.job.memory().advise(*run, Advice::Random)?;
         }
         self.progress.done(Half::Map, index);

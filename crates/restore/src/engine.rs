@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -11,14 +11,16 @@ use pages::{Block, PageCount, PageIndex, PageRange, PageSet};
 use snapshot::{Snapshot, SnapshotError};
 
 use crate::bring_in::Loader;
+use crate::description;
 use crate::error::RestoreError;
 use crate::faasnap;
 use crate::failure::FailureHook;
 use crate::handle::{Background, RestoreHandle, RestoreWarning};
 use crate::layout::{Backing, GuestLayout, LayoutError};
 use crate::loading_set::LoadingSet;
+use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
-use crate::plan::{MapStep, PlacedRun, RestorePlan, StoredPages};
+use crate::plan::{PlacedRun, RestorePlan, StoredPages};
 use crate::reap::{Server, ServerJob, WorkingSet};
 use crate::recorder::Prepared;
 use crate::recording::{RecordingOptions, memory_pages};
@@ -407,12 +409,10 @@ fn merge_gap(stored: &PageSet) -> PageCount {
     gap
 }
 
-/// The memory file under a description of its own, for a thread: access advice belongs to the description. It is found by
-/// descriptor, since its name may be gone.
+/// The memory file under a description of its own, for a thread.
 pub(crate) fn reopened(snapshot: &Snapshot) -> Result<File, RestoreError> {
-    let path = format!("/proc/self/fd/{}", snapshot.memory_file().as_raw_fd());
     let failed = |source| SnapshotError::io("opening again", &snapshot.memory_path(), source);
-    Ok(File::open(path).map_err(failed)?)
+    Ok(description::reopened(snapshot.memory_file()).map_err(failed)?)
 }
 
 /// Reads what the page cache lacks of the stored pages.

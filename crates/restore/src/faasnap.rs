@@ -48,13 +48,13 @@ pub(crate) fn loaded(
     if first_is_read || !techniques.concurrent_paging {
         timeline.record(Phase::Prefetched, start_ns, timeline.now_ns());
     }
-    if !is_in || !techniques.concurrent_paging {
-        let unknown = || RestoreError::Thread(io::Error::other("it ended before its work was done"));
-        match work.take_failure() {
-            Some(failure) => return Err(RestoreError::Load(failure)),
-            None if !is_in => return Err(unknown()),
-            None => {}
-        }
+    if (!is_in || !techniques.concurrent_paging)
+        && let Some(failure) = work.take_failure()
+    {
+        return Err(RestoreError::Load(failure));
+    }
+    if !is_in {
+        return Err(RestoreError::Thread(io::Error::other("it ended before its work was done")));
     }
     let mut restored = Restored { plan, loading_set, placed, ..Restored::default() };
     restored.loader_start_ns = start_ns;
@@ -107,11 +107,10 @@ fn prepare(
     let arrivals = late.map(|late| Arc::clone(&late.arrivals)).unwrap_or_default();
     let blocks = arrivals.coming();
     let first = late.map(|late| &late.first[..]).unwrap_or_default();
-    let schedule = Schedule::new(&plan, &placement, &job.chunks, Late { blocks: &blocks, first });
-    let random = match request.random_access {
-        true => schedule.divided(&random_pages(request, &plan)),
-        false => Vec::new(),
-    };
+    let mut schedule = Schedule::new(&plan, &placement, &job.chunks, Late { blocks: &blocks, first });
+    if request.random_access {
+        schedule.read_singly(&random_pages(request, &plan));
+    }
     // Without private copies the page cache is what the guest maps.
     let private = techniques.private_reads;
     let sole_reader =
@@ -121,7 +120,6 @@ fn prepare(
         job,
         progress: Progress::new(schedule, arrivals),
         files,
-        random,
         on_failure: request.on_failure.clone(),
         outcome: Outcome::default(),
     };

@@ -10,6 +10,7 @@
 
 mod bring_in;
 mod compare;
+mod description;
 mod engine;
 mod error;
 mod faasnap;
@@ -19,6 +20,7 @@ mod handle;
 mod layout;
 mod loader;
 mod loading_set;
+mod map_step;
 mod mapper;
 mod page_cache;
 mod picture;
@@ -46,9 +48,10 @@ pub use loading_set::{
     CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
     PlacedRegion, learn_disks,
 };
+pub use map_step::MapStep;
 pub use page_cache::drop_cached;
 pub use picture::MemoryPicture;
-pub use plan::{MapStep, RestorePlan};
+pub use plan::RestorePlan;
 pub use ready::ReadyRule;
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingError, RecordingOptions};

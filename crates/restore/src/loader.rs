@@ -243,12 +243,16 @@ impl<'a> Reading<'a> {
 
     /// The chunks that have not been read, in order.
     pub fn left(&self) -> Vec<usize> {
-        self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&false)).collect()
+        self.with(false)
     }
 
     /// The chunks that have been.
     pub fn done(&self) -> Vec<usize> {
-        self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&true)).collect()
+        self.with(true)
+    }
+
+    fn with(&self, is_read: bool) -> Vec<usize> {
+        self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&is_read)).collect()
     }
 }
 

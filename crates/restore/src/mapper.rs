@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use guest_memory::{GuestMemory, Source};
 
 use crate::error::RestoreError;
-use crate::plan::{MapStep, RestorePlan};
+use crate::map_step::MapStep;
+use crate::plan::RestorePlan;
 
 /// The files that a plan's steps refer to.
 pub(crate) struct Sources<'a> {

@@ -8,65 +8,8 @@ use std::fmt;
 
 use pages::{PageCount, PageIndex, PageRange, PageSet};
 
-use crate::layout::{Access, Backing, FileIndex, GuestLayout, Region};
-
-/// One thing to do to a run of pages.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum MapStep {
-    /// Map zero pages.
-    Anonymous {
-        /// The pages.
-        range: PageRange,
-        /// What is allowed there.
-        access: Access,
-    },
-    /// Map a file that the guest had mapped.
-    GuestFile {
-        /// The pages.
-        range: PageRange,
-        /// Which of the files supplied at restore.
-        file: FileIndex,
-        /// Byte offset of the first page.
-        offset: u64,
-        /// Whether writes go to the file.
-        shared: bool,
-        /// What is allowed there.
-        access: Access,
-    },
-    /// Map the snapshot's memory file, privately; its page N is guest-physical page N.
-    MemoryFile {
-        /// The pages.
-        range: PageRange,
-        /// What is allowed there.
-        access: Access,
-    },
-    /// Map a piece of the loading-set file, privately.
-    LoadingSet {
-        /// The pages.
-        range: PageRange,
-        /// Byte offset of the first page in the loading-set file.
-        offset: u64,
-        /// What is allowed there.
-        access: Access,
-    },
-    /// Read the snapshot's memory file into anonymous memory mapped by an earlier step.
-    ReadMemoryFile {
-        /// The pages.
-        range: PageRange,
-    },
-    /// Hand faults on missing pages to the userfault server.
-    Userfault {
-        /// The pages.
-        range: PageRange,
-    },
-    /// Change what is allowed.
-    Protect {
-        /// The pages.
-        range: PageRange,
-        /// What is allowed from now on.
-        access: Access,
-    },
-}
+use crate::layout::{Access, Backing, GuestLayout, Region};
+use crate::map_step::MapStep;
 
 /// Everything that is done to guest memory before the guest runs, in order.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -179,10 +122,11 @@ impl RestorePlan {
         let mut steps = Vec::new();
         for step in self.steps.iter().rev() {
             let range = step.range();
-            let rest = match step {
-                MapStep::Protect { .. } => outside(range, kept),
-                _ => outside(range, &done),
+            let left_alone = match step {
+                MapStep::Protect { .. } => kept,
+                _ => &done,
             };
+            let rest: Vec<PageRange> = left_alone.gaps(range).collect();
             steps.extend(rest.into_iter().rev().map(|run| step.part(run)));
             if step.maps() {
                 done.insert(range);
@@ -195,63 +139,6 @@ impl RestorePlan {
     /// How many mappings the plan makes.
     pub fn mappings(&self) -> usize {
         self.steps.iter().filter(|step| step.maps()).count()
-    }
-}
-
-/// The runs of `range` without the pages of `set`.
-fn outside(range: PageRange, set: &PageSet) -> Vec<PageRange> {
-    let mut runs = Vec::new();
-    let mut start = range.start;
-    for run in set.within(range) {
-        runs.push(PageRange::between(start, run.start));
-        start = run.end();
-    }
-    runs.push(PageRange::between(start, range.end()));
-    runs.retain(|run| !run.is_empty());
-    runs
-}
-
-impl MapStep {
-    /// The pages that it is about.
-    pub(crate) const fn range(&self) -> PageRange {
-        match self {
-            Self::Anonymous { range, .. }
-            | Self::GuestFile { range, .. }
-            | Self::MemoryFile { range, .. }
-            | Self::LoadingSet { range, .. }
-            | Self::ReadMemoryFile { range }
-            | Self::Userfault { range }
-            | Self::Protect { range, .. } => *range,
-        }
-    }
-
-    /// Whether it decides what lies behind its pages.
-    const fn maps(&self) -> bool {
-        matches!(
-            self,
-            Self::Anonymous { .. }
-                | Self::GuestFile { .. }
-                | Self::MemoryFile { .. }
-                | Self::LoadingSet { .. }
-        )
-    }
-
-    /// The same for `part` of its pages.
-    pub(crate) fn part(&self, part: PageRange) -> Self {
-        let further = |offset: u64| offset + (part.start.0 - self.range().start.0) * pages::PAGE_SIZE;
-        match *self {
-            Self::Anonymous { access, .. } => Self::Anonymous { range: part, access },
-            Self::GuestFile { file, offset, shared, access, .. } => {
-                Self::GuestFile { range: part, file, offset: further(offset), shared, access }
-            }
-            Self::MemoryFile { access, .. } => Self::MemoryFile { range: part, access },
-            Self::LoadingSet { offset, access, .. } => {
-                Self::LoadingSet { range: part, offset: further(offset), access }
-            }
-            Self::ReadMemoryFile { .. } => Self::ReadMemoryFile { range: part },
-            Self::Userfault { .. } => Self::Userfault { range: part },
-            Self::Protect { access, .. } => Self::Protect { range: part, access },
-        }
     }
 }
 
@@ -372,26 +259,6 @@ impl fmt::Display for Access {
     }
 }
 
-impl fmt::Display for MapStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let pages = |range: &PageRange| format!("{}..{}", range.start.0, range.end().0);
-        match self {
-            Self::Anonymous { range, access } => write!(f, "anonymous {} {access}", pages(range)),
-            Self::GuestFile { range, file, offset, shared, access } => {
-                let kind = if *shared { "shared" } else { "private" };
-                write!(f, "guest-file {} {access} {kind} file {} at {offset:#x}", pages(range), file.0)
-            }
-            Self::MemoryFile { range, access } => write!(f, "memory-file {} {access}", pages(range)),
-            Self::LoadingSet { range, offset, access } => {
-                write!(f, "loading-set {} {access} at {offset:#x}", pages(range))
-            }
-            Self::ReadMemoryFile { range } => write!(f, "read {}", pages(range)),
-            Self::Userfault { range } => write!(f, "userfault {}", pages(range)),
-            Self::Protect { range, access } => write!(f, "protect {} {access}", pages(range)),
-        }
-    }
-}
-
 impl fmt::Display for RestorePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.steps.iter().try_for_each(|step| writeln!(f, "{step}"))
@@ -401,6 +268,7 @@ impl fmt::Display for RestorePlan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::FileIndex;
     use crate::tests::sample::{range, set};
 
     fn region(start: u64, end: u64, backing: Backing, access: Access) -> Region {

@@ -18,6 +18,8 @@ pub(crate) struct Unit {
     pub blocks: Vec<Block>,
     /// What is mapped, in order.
     pub steps: RestorePlan,
+    /// Where a fault is to read a single page.
+    pub random: Vec<PageRange>,
     /// Chunks of the loading set that have pages with a place in it.
     pub chunks: Vec<usize>,
     /// Pages of the guest's files with a place in it.
@@ -139,15 +141,13 @@ impl Schedule {
         parts
     }
 
-    /// The pages of the pieces of work that `pages` are in, cut where these meet.
-    pub fn divided(&self, pages: &PageSet) -> Vec<PageSet> {
-        let mut divided = vec![PageSet::new(); self.units.len()];
-        for (unit, range) in pages.runs().iter().flat_map(|run| self.parts(*run)) {
-            if let Some(pages) = divided.get_mut(unit) {
-                pages.insert(range);
+    /// Faults on `pages` are to read single pages, from when they are mapped on.
+    pub fn read_singly(&mut self, pages: &PageSet) {
+        for run in pages.runs() {
+            for (unit, range) in self.parts(*run) {
+                self.edit(unit, |unit| unit.random.push(range));
             }
         }
-        divided
     }
 
     /// The chunks that have pages with a place, in the order in which they are needed.

@@ -7,11 +7,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsFd;
 
 use guest_memory::cached_count;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
 use rustix::fs::{Advice, FlockOperation, fadvise, flock};
+
+use crate::description::reopened;
 
 /// Smaller sets stay in the page cache (16 MiB): they cost little, and the next restore is faster by it.
 const LARGE: PageCount = PageCount(4096);
@@ -19,7 +21,7 @@ const LARGE: PageCount = PageCount(4096);
 /// A restore that reads a large file which nobody had read before.
 #[derive(Debug)]
 pub(crate) struct SoleReader {
-    /// The loading-set file, under a description of its own: a lock belongs to it.
+    /// The loading-set file, under a description of its own.
     locked: File,
     /// What is read: the same file, or the memory file.
     read: File,
@@ -37,7 +39,7 @@ impl SoleReader {
         if cached.0 * 2 >= pages.0 {
             return None;
         }
-        let locked = File::open(format!("/proc/self/fd/{}", set.as_raw_fd())).ok()?;
+        let locked = reopened(set).ok()?;
         flock(&locked, FlockOperation::NonBlockingLockShared).ok()?;
         Some(Self { locked, read: read.try_clone().ok()? })
     }
