@@ -28,4 +28,4 @@ pub use kernel::{DebianKernel, debian_kernel, debian_package};
 pub use plan::{Plan, plan};
 pub use progress::{Progress, Silent};
 pub use python::PythonPackage;
-pub use recipe::{PythonRecipe, Recipe, RecipeName, recipe_names};
+pub use recipe::{PythonRecipe, Recipe, recipes};

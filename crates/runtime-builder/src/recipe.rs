@@ -22,6 +22,8 @@ const NEVER: [&str; 10] = [
 pub struct Recipe {
     /// Its name, which is that of the AWS runtime it stands for.
     pub name: &'static str,
+    /// Its name with the release of Debian that its packages are of, which means the same.
+    pub full_name: &'static str,
     /// One line about it.
     pub about: &'static str,
     /// Debian packages that are wanted.
@@ -67,6 +69,7 @@ const LIBRARIES: (&str, &str) =
 static RECIPES: [Recipe; 3] = [
     Recipe {
         name: "python3.11",
+        full_name: "debian12-python3.11",
         about: "Debian's CPython 3.11 with awslambdaric",
         debian: &[
             "base-files",
@@ -102,6 +105,7 @@ static RECIPES: [Recipe; 3] = [
     },
     Recipe {
         name: "provided.al2023",
+        full_name: "debian12-provided.al2023",
         about: "C library, certificates and a shell, for functions that bring their own bootstrap",
         debian: &["base-files", "bash", "ca-certificates", "libgcc-s1", "libstdc++6", "tzdata", "zlib1g"],
         more_debian: Vec::new(),
@@ -114,6 +118,7 @@ static RECIPES: [Recipe; 3] = [
     },
     Recipe {
         name: "nodejs",
+        full_name: "debian12-nodejs",
         about: "Node.js as apt offers it, with a small runtime client of our own",
         debian: &["base-files", "ca-certificates", "dash", "libgcc-s1", "libstdc++6", "nodejs", "tzdata"],
         more_debian: Vec::new(),
@@ -136,35 +141,15 @@ static RECIPES: [Recipe; 3] = [
     },
 ];
 
-/// The recipes' names with the release of Debian in them, in the same order.
-const FULL_NAMES: [&str; 3] = ["debian12-python3.11", "debian12-provided.al2023", "debian12-nodejs"];
-
-/// What a user is told of a recipe.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RecipeName {
-    /// Its name.
-    pub name: &'static str,
-    /// Its name with the release of Debian that its packages are of, which means the same.
-    pub full_name: &'static str,
-    /// One line about it.
-    pub about: &'static str,
-}
-
-/// The names of all recipes.
-pub fn recipe_names() -> impl Iterator<Item = RecipeName> {
-    let named = |(recipe, full_name): (&Recipe, &'static str)| RecipeName {
-        name: recipe.name,
-        full_name,
-        about: recipe.about,
-    };
-    RECIPES.iter().zip(FULL_NAMES).map(named)
+/// All recipes.
+pub fn recipes() -> impl Iterator<Item = &'static Recipe> {
+    RECIPES.iter()
 }
 
 impl Recipe {
     /// The recipe with that name, or with that full name.
     pub fn by_name(name: &str) -> Option<Self> {
-        let known = recipe_names().find(|known| known.name == name || known.full_name == name)?;
-        RECIPES.iter().find(|recipe| recipe.name == known.name).cloned()
+        recipes().find(|recipe| recipe.name == name || recipe.full_name == name).cloned()
     }
 
     /// The same recipe with more Debian packages.
@@ -221,9 +206,9 @@ mod tests {
 
     #[test]
     fn recipes_are_found_by_name() {
-        for RecipeName { name, full_name, about } in recipe_names() {
-            assert_eq!(full_name, format!("debian12-{name}"));
-            assert_eq!(Recipe::by_name(name).unwrap().about, about);
+        for Recipe { name, full_name, about, .. } in recipes() {
+            assert_eq!(*full_name, format!("debian12-{name}"));
+            assert_eq!(Recipe::by_name(name).unwrap().about, *about);
             assert_eq!(Recipe::by_name(full_name), Recipe::by_name(name));
         }
         assert_eq!(Recipe::by_name("python2"), None);

@@ -48,7 +48,7 @@ pub(crate) enum RuntimeCommand {
 
 fn recipes() -> PossibleValuesParser {
     PossibleValuesParser::new(
-        runtime_builder::recipe_names()
+        runtime_builder::recipes()
             .map(|recipe| PossibleValue::new(recipe.name).alias(recipe.full_name).help(recipe.about)),
     )
 }
