@@ -68,8 +68,8 @@ const TOUCH: [u8; 24] = [
 #[derive(Debug, Default)]
 pub(crate) struct ReadyMemory {
     ready: PageSet,
-    /// Block by block.
-    wanted: VecDeque<PageSet>,
+    /// Block by block; each has some.
+    wanted: VecDeque<(Block, PageSet)>,
     /// Whether the tables are there.
     has_tables: bool,
 }
@@ -82,25 +82,23 @@ impl ReadyMemory {
 
     /// Lets `pages` be made ready, block by block. Those that can't be are left out.
     pub fn want(&mut self, pages: &PageSet) {
-        let within = |block| pages.within(Block(block).pages()).collect::<PageSet>().difference(&self.ready);
-        self.wanted = BLOCKS.map(within).filter(|pages| !pages.is_empty()).collect();
+        let pages = pages.difference(&self.ready);
+        let within = |block: Block| (block, pages.within(block.pages()).collect::<PageSet>());
+        self.wanted = BLOCKS.map(Block).map(within).filter(|(_, pages)| !pages.is_empty()).collect();
     }
 
     /// One past the last page that memory slots must cover for what is wanted next.
     pub fn end(&self) -> PageCount {
-        self.wanted.front().map_or(PageCount(0), |pages| PageCount(pages.end().0))
+        self.wanted.front().map_or(PageCount(0), |(_, pages)| PageCount(pages.end().0))
     }
 
     /// Makes the wanted pages of another block ready; `false` when there are no more.
     pub fn grow(&mut self, memory: &GuestMemory, cpu: &mut SpareCpu) -> Result<bool, GuestError> {
-        let Some(pages) = self.wanted.pop_front() else { return Ok(false) };
+        let Some((block, pages)) = self.wanted.pop_front() else { return Ok(false) };
         if !self.has_tables {
             prepare_tables(memory)?;
             self.has_tables = true;
         }
-        let Some(block) = pages.runs().first().map(|run| Block::containing(run.start)) else {
-            return Ok(true);
-        };
         let table = PageIndex(layout::TABLES_BLOCK.first().0 + block.0);
         map(memory, PageRange::new(table, PageCount(1)))?;
         let half = PageRange::new(block.first(), PageCount(Block::PAGES.0 / 2));

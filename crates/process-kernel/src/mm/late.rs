@@ -7,9 +7,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
-use std::sync::Arc;
 
-use guest_memory::{Arrivals, LetIn, Lost, Waits};
+use guest_memory::{LetIn, Lost, Waits};
 use pages::{Block, GuestPhysical, PAGE_SIZE};
 use rustix::io::Errno;
 
@@ -127,9 +126,4 @@ impl SavedMm {
 pub(super) fn page_around(address: u64) -> Range<u64> {
     let page = address & !(PAGE_SIZE - 1);
     page..page.saturating_add(PAGE_SIZE)
-}
-
-/// For an address space that has nothing to wait for.
-pub(super) fn nothing_late() -> Arc<Arrivals> {
-    Arc::default()
 }

@@ -17,7 +17,6 @@ mod late;
 mod map;
 mod page_tables;
 mod physical;
-
 mod save;
 mod vma;
 
@@ -204,7 +203,7 @@ impl Mm {
         let doorbell = layout::SUPERVISOR_BASE + layout::DOORBELL_PAGE.address().0;
         space.map_page(&memory, doorbell, layout::DOORBELL_PAGE, Entry::UserWrite)?;
         slots.cover(space.physical.used())?;
-        Ok(Self { memory, slots, space: RwLock::new(space), arrivals: late::nothing_late(), restored: false })
+        Ok(Self { memory, slots, space: RwLock::new(space), arrivals: Arc::default(), restored: false })
     }
 
     /// The host mapping.
