@@ -193,10 +193,7 @@ impl Request<'_> {
         {
             return Err(Trouble::FellBack(reason.clone()));
         }
-        let timeline = match worker.stop_measured().map_err(log.failed())? {
-            Some(ended) => timeline.completed_by(&ended),
-            None => timeline,
-        };
+        let timeline = worker.stop_measured(timeline).map_err(log.failed())?;
         Ok(Measured { total_ns, timeline, memory })
     }
 

@@ -366,15 +366,23 @@ impl FunctionWorker {
     /// # Errors
     /// [`WorkerError`] when the process does not end by itself; it is killed then.
     pub fn stop(self) -> Result<(), WorkerError> {
-        self.stop_measured().map(drop)
+        self.ended().map(drop)
     }
 
-    /// The same, and gives what was measured until then, when the instance was restored: the request's timeline with what became
-    /// of the loading set.
+    /// The same, and completes the `timeline` of a restored instance's request by what only its end tells: when the loader was
+    /// done, and what became of the loading set.
     ///
     /// # Errors
     /// As [`Self::stop`] and [`Self::timeline`].
-    pub fn stop_measured(mut self) -> Result<Option<Timeline>, WorkerError> {
+    pub fn stop_measured(self, timeline: Timeline) -> Result<Timeline, WorkerError> {
+        Ok(match self.ended()? {
+            Some(ended) => timeline.completed_by(&ended),
+            None => timeline,
+        })
+    }
+
+    /// Ends the instance; gives what was measured until then, if it was restored.
+    fn ended(mut self) -> Result<Option<Timeline>, WorkerError> {
         self.channel.sender.send(&ToWorker::Stop, Attached::default())?;
         let mut measured = None;
         while let Some(received) = self.channel.receiver.receive_within(GRACE)? {

@@ -58,6 +58,13 @@ pub enum Phase {
     TornDown,
 }
 
+impl Phase {
+    /// Whether it goes on beside the guest, so that the request does not wait for its end.
+    pub const fn is_beside(self) -> bool {
+        matches!(self, Self::Loaded | Self::LetIn)
+    }
+}
+
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

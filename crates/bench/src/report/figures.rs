@@ -117,12 +117,12 @@ const PHASES: [(&str, &str, &[Phase]); 5] = [
 const RUNNING: [(&str, &str); 2] =
     [("running longer than warm", "#0072b2"), ("running as long as warm", "#d9d9d9")];
 
-/// Milliseconds of the phases of one group. Where a phase overlaps those before it, what it adds to them; the loader beside
+/// Milliseconds of the phases of one group. Where a phase overlaps those before it, what it adds to them; what goes on beside
 /// the guest and the first exit add nothing.
 fn phase_ms(timeline: &Timeline, phases: &[Phase]) -> f64 {
     let (mut end, mut took) = (0, 0);
     for record in &timeline.phases {
-        if matches!(record.phase, Phase::Loaded | Phase::FirstExit) {
+        if record.phase.is_beside() || record.phase == Phase::FirstExit {
             continue;
         }
         if phases.contains(&record.phase) {

@@ -232,8 +232,9 @@ fn invoke(
         answer = worker.invoke(invocation(function, &Uuid::new_v4().to_string(), &payload))?;
         timeline.reached(Phase::Returned);
     }
-    if let Some(ended) = worker.stop_measured()?.filter(|_| way.calls == 1) {
-        timeline = timeline.completed_by(&ended);
+    match way.calls {
+        1 => timeline = worker.stop_measured(timeline)?,
+        _ => worker.stop()?,
     }
     Ok((answer, timeline))
 }

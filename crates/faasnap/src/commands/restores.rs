@@ -124,10 +124,7 @@ fn once(
     if answer.ending.is_function_error() {
         bail!("the function failed: {}", String::from_utf8_lossy(&answer.payload));
     }
-    Ok(match worker.stop_measured()? {
-        Some(ended) => timeline.completed_by(&ended),
-        None => timeline,
-    })
+    Ok(worker.stop_measured(timeline)?)
 }
 
 /// One row for each phase, in the order in which it came in most restores.
