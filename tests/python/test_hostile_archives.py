@@ -6,8 +6,8 @@ import os
 import pathlib
 import re
 import stat
-import time
 import struct
+import time
 import zipfile
 import zlib
 
@@ -112,10 +112,11 @@ def kept(node):
 def settled(node, expected):
     """What is kept once nothing is in the making: functions of other tests may be snapshotted at this very moment."""
     for _ in range(300):
-        if kept(node) == expected:
+        now = kept(node)
+        if now == expected:
             break
         time.sleep(0.1)
-    return kept(node)
+    return now
 
 
 def outside():

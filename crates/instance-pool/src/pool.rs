@@ -284,13 +284,13 @@ impl Core {
         count(&self.counters.failed_starts);
         self.change(|state, now| {
             let actions = state.fleet.start_failed(instance, now, &|| self.admission.room());
-            let started =
-                |action: &Action<_>| matches!(action, Action::Fail { why: NoInstance::StartFailed, .. });
-            let (fail, others): (Vec<_>, Vec<_>) = actions.into_iter().partition(started);
-            failed = fail.into_iter().find_map(|action| match action {
-                Action::Fail { job, .. } => Some(job),
-                _ => None,
-            });
+            let mut others = Vec::new();
+            for action in actions {
+                match action {
+                    Action::Fail { job, why: NoInstance::StartFailed } => failed = Some(job),
+                    other => others.push(other),
+                }
+            }
             state.instances.remove(&instance);
             others
         });
