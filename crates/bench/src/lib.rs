@@ -15,6 +15,7 @@
 //! comes from.
 #![forbid(unsafe_code)]
 
+mod at_end;
 mod attempt;
 mod bandwidth;
 mod catalogue;
@@ -32,6 +33,7 @@ mod readahead;
 mod report;
 mod results;
 mod run;
+mod slow_folder;
 mod snapshots;
 mod statistics;
 mod targets;
@@ -45,6 +47,7 @@ pub use error::BenchError;
 pub use experiments::keep_alive::KeepAliveOptions;
 pub use report::Report;
 pub use run::BenchOptions;
+pub use throttle::ThrottleBy;
 
 use experiments::{ablation, burst, inputs, modes, slow_disk};
 use report::Kind;

@@ -1,12 +1,10 @@
 //! The readahead window of the device that the snapshots are on, and running with another one for a moment.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
 
+use crate::at_end::AtEnd;
 use crate::error::BenchError;
 
 /// A block device's setting.
@@ -14,13 +12,8 @@ pub(crate) struct Readahead {
     setting: PathBuf,
     /// In KiB, as it was found.
     pub kib: u32,
-    guard: Option<Guard>,
-}
-
-/// A process that puts the setting back when this one ends, however it ends: its standard input closes then.
-struct Guard {
-    child: Child,
-    input: Option<ChildStdin>,
+    /// Puts the setting back.
+    guard: Option<AtEnd>,
 }
 
 impl Readahead {
@@ -44,7 +37,9 @@ impl Readahead {
         work: impl FnOnce() -> Result<T, BenchError>,
     ) -> Result<T, BenchError> {
         if self.guard.is_none() {
-            self.guard = Some(Guard::start(&self.setting, self.kib)?);
+            let kib = self.kib.to_string();
+            let arguments = [kib.as_ref(), self.setting.as_os_str()];
+            self.guard = Some(AtEnd::run("printf %s \"$1\" > \"$2\"", &arguments)?);
         }
         self.set(kib)?;
         let result = work();
@@ -61,26 +56,5 @@ impl Readahead {
 
     fn set(&self, kib: u32) -> Result<(), BenchError> {
         fs::write(&self.setting, kib.to_string()).map_err(BenchError::io("writing", &self.setting))
-    }
-}
-
-impl Guard {
-    fn start(setting: &Path, kib: u32) -> Result<Self, BenchError> {
-        let mut command = Command::new("sh");
-        command.args(["-c", "read -r line; printf %s \"$1\" > \"$2\"", "sh", &kib.to_string()]).arg(setting);
-        // In a process group of its own, so that an interrupt from the terminal doesn't end it.
-        let started = command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0).spawn();
-        let mut child = started.map_err(BenchError::io("starting", Path::new("sh")))?;
-        Ok(Self { input: child.stdin.take(), child })
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(mut input) = self.input.take() {
-            // Closing alone would do.
-            let _ = input.write_all(b"\n");
-        }
-        let _ = self.child.wait();
     }
 }

@@ -16,6 +16,7 @@ use crate::progress::Progress;
 use crate::readahead::Readahead;
 use crate::snapshots::{BenchSnapshot, recorded_request};
 use crate::statistics::Random;
+use crate::throttle::ThrottleBy;
 use crate::yardstick::{self, ForkServer};
 
 /// How long each shape of fio reads, in milliseconds.
@@ -36,6 +37,8 @@ pub struct BenchOptions {
     pub again: bool,
     /// Measure nothing: report what the folder holds, complete or not.
     pub report_only: bool,
+    /// How `slow-disk` slows the disk down.
+    pub throttle_by: ThrottleBy,
 }
 
 impl BenchOptions {
@@ -72,6 +75,8 @@ struct Kept {
 /// A run that goes on.
 pub(crate) struct Run {
     pub folder: PathBuf,
+    /// Where the snapshots of this run are made.
+    pub snapshots: PathBuf,
     pub subjects: Vec<Subject>,
     pub journal: Journal,
     pub readahead: Option<Readahead>,
@@ -95,11 +100,13 @@ impl Run {
             let suffix = if options.quick { "-quick" } else { "" };
             Path::new("bench-results").join(format!("{experiment}{suffix}"))
         });
+        let snapshots = snapshots_in(&folder);
         let (repeats, quick, report_only) = (options.repeats(), options.quick, options.report_only);
         if report_only {
             let journal = Journal::of_report(&folder)?;
             return Ok(Self {
                 folder,
+                snapshots,
                 subjects: Vec::new(),
                 journal,
                 readahead: None,
@@ -119,23 +126,18 @@ impl Run {
         if options.again && folder.join("journal.jsonl").exists() {
             fs::remove_dir_all(&folder).map_err(BenchError::io("removing", &folder))?;
         }
-        fs::create_dir_all(&folder).map_err(BenchError::io("creating", &folder))?;
+        fs::create_dir_all(&snapshots).map_err(BenchError::io("creating", &snapshots))?;
         let readahead = Readahead::of(&folder)?;
         let environment = Environment::of(&folder, readahead.as_ref().map(|readahead| readahead.kib));
         let names = subjects.iter().map(|subject| subject.name.to_string()).collect();
         let settings = Settings::new(experiment, names, repeats, quick, more);
         let journal = Journal::open(&folder, &settings, environment)?;
-        Ok(Self { folder, subjects, journal, readahead, repeats, quick, report_only })
+        Ok(Self { folder, snapshots, subjects, journal, readahead, repeats, quick, report_only })
     }
 
     /// Whether nothing is to be measured.
     pub fn is_over(&self) -> bool {
         self.report_only || self.journal.is_complete()
-    }
-
-    /// Where the snapshots of this run are.
-    pub fn snapshots(&self) -> PathBuf {
-        self.folder.join("snapshots")
     }
 
     /// Notes once that something is left out.
@@ -154,7 +156,7 @@ impl Run {
         if !self.journal.is_complete() {
             self.journal.add(Entry::Ended)?;
         }
-        let snapshots = self.snapshots();
+        let snapshots = snapshots_in(&self.folder);
         if snapshots.exists() {
             fs::remove_dir_all(&snapshots).map_err(BenchError::io("removing", &snapshots))?;
         }
@@ -185,7 +187,7 @@ impl Run {
     ) -> Result<(), BenchError> {
         for subject in subjects {
             progress.begin(&format!("{}: snapshot, recordings, {} ways", subject.name, turns.len()));
-            let snapshot = BenchSnapshot::make(&self.snapshots(), subject, &started)?;
+            let snapshot = BenchSnapshot::make(&self.snapshots, subject, &started)?;
             self.describe(subject, &snapshot)?;
             self.rounds(subject, &snapshot, turns, progress, &started)?;
         }
@@ -319,6 +321,10 @@ impl Run {
             pages,
         })
     }
+}
+
+fn snapshots_in(folder: &Path) -> PathBuf {
+    folder.join("snapshots")
 }
 
 pub(crate) fn key(subject: &Subject, turn: &Turn<'_>, repeat: u32) -> Key {

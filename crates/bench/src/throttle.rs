@@ -1,11 +1,13 @@
-//! A disk that is as slow as a network volume, for the workers that are put under it: the kernel's own limits by control group.
+//! A disk that is as slow as a network volume: by the kernel's own limits for the workers' control group, or by a file system
+//! in user space that reads slowly.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use crate::at_end::AtEnd;
 use crate::error::BenchError;
+use crate::slow_folder::SlowFolder;
 
 /// Limits of reading.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,16 +16,82 @@ pub(crate) struct ReadLimits {
     pub reads_per_second: u64,
 }
 
-/// A control group with limits for one device.
-pub(crate) struct Throttle {
-    group: PathBuf,
-    /// What does it, for the record.
-    pub means: &'static str,
+/// What makes reading slow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ThrottleBy {
+    /// A control group where there is one that can, else a reader.
+    #[default]
+    WhatIsThere,
+    /// The kernel, by a control group of the workers.
+    ControlGroup,
+    /// A file system in user space that takes its time.
+    Reader,
+}
+
+/// A slow disk.
+pub(crate) enum Throttle {
+    Group(ControlGroup),
+    Reader(SlowFolder),
 }
 
 impl Throttle {
-    /// Limits for the device that `folder` is on.
-    pub fn new(folder: &Path, limits: ReadLimits) -> Result<Self, BenchError> {
+    /// Limits for reading what is below `folder`, an existing folder.
+    ///
+    /// # Errors
+    /// [`BenchError::Impossible`] where neither can be had, or not the one that is asked for.
+    pub fn new(folder: &Path, limits: ReadLimits, by: ThrottleBy) -> Result<Self, BenchError> {
+        let reader = || {
+            SlowFolder::of(folder, limits).map(Self::Reader).map_err(|error| {
+                let source = std::error::Error::source(&error)
+                    .map_or_else(String::new, |source| format!(" ({source})"));
+                impossible(format!("{error}{source}: run as root, with /dev/fuse"))
+            })
+        };
+        match by {
+            ThrottleBy::ControlGroup => ControlGroup::new(folder, limits).map(Self::Group),
+            ThrottleBy::Reader => reader(),
+            ThrottleBy::WhatIsThere => match ControlGroup::new(folder, limits) {
+                Ok(group) => Ok(Self::Group(group)),
+                Err(no_group) => reader().map_err(|no_reader| impossible(format!("{no_group}; {no_reader}"))),
+            },
+        }
+    }
+
+    /// What does it, for the record.
+    pub fn means(&self) -> &'static str {
+        match self {
+            Self::Group(group) => group.means,
+            Self::Reader(_) => "a throttled reader (a file system in user space), not by the kernel",
+        }
+    }
+
+    /// Where `folder` is read slowly.
+    pub fn path<'a>(&'a self, folder: &'a Path) -> &'a Path {
+        match self {
+            Self::Group(_) => folder,
+            Self::Reader(reader) => reader.path(),
+        }
+    }
+
+    /// Hears of a worker before its request comes.
+    pub fn add(&self, process: u32) -> Result<(), BenchError> {
+        match self {
+            Self::Group(group) => group.add(process),
+            Self::Reader(_) => Ok(()),
+        }
+    }
+}
+
+/// A control group with limits for one device.
+pub(crate) struct ControlGroup {
+    group: PathBuf,
+    means: &'static str,
+    /// Removes it when this process is killed.
+    _guard: AtEnd,
+}
+
+impl ControlGroup {
+    fn new(folder: &Path, limits: ReadLimits) -> Result<Self, BenchError> {
         let device = whole_disk(folder)?;
         let name = format!("faasnap-bench-{}", std::process::id());
         let version_1 = Path::new("/sys/fs/cgroup/blkio");
@@ -31,12 +99,12 @@ impl Throttle {
         let controllers = fs::read_to_string(version_2.join("cgroup.controllers")).unwrap_or_default();
         let ReadLimits { bytes_per_second, reads_per_second } = limits;
         if version_1.join("blkio.throttle.read_bps_device").exists() {
-            let throttle = Self::in_group(version_1.join(name), "blkio of cgroup v1")?;
+            let throttle = Self::make(version_1.join(name), "blkio of cgroup v1")?;
             throttle.write("blkio.throttle.read_bps_device", &format!("{device} {bytes_per_second}"))?;
             throttle.write("blkio.throttle.read_iops_device", &format!("{device} {reads_per_second}"))?;
             Ok(throttle)
         } else if controllers.split(' ').any(|controller| controller.trim() == "io") {
-            let throttle = Self::in_group(version_2.join(name), "io.max of cgroup v2")?;
+            let throttle = Self::make(version_2.join(name), "io.max of cgroup v2")?;
             let line = format!("{device} rbps={bytes_per_second} riops={reads_per_second}");
             throttle.write("io.max", &line)?;
             Ok(throttle)
@@ -45,11 +113,14 @@ impl Throttle {
         }
     }
 
-    fn in_group(group: PathBuf, means: &'static str) -> Result<Self, BenchError> {
+    fn make(group: PathBuf, means: &'static str) -> Result<Self, BenchError> {
         fs::create_dir(&group).map_err(|error| {
             impossible(format!("{} can't be made ({error}): run as root", group.display()))
         })?;
-        Ok(Self { group, means })
+        // A process that has ended leaves its group a moment later.
+        let script = "for try in 1 2 3 4 5; do rmdir \"$1\" 2>/dev/null && break; sleep 0.1; done";
+        let guard = AtEnd::run(script, &[group.as_os_str()])?;
+        Ok(Self { group, means, _guard: guard })
     }
 
     fn write(&self, file: &str, text: &str) -> Result<(), BenchError> {
@@ -59,20 +130,8 @@ impl Throttle {
     }
 
     /// Puts a process under the limits.
-    pub fn add(&self, process: u32) -> Result<(), BenchError> {
+    fn add(&self, process: u32) -> Result<(), BenchError> {
         self.write("cgroup.procs", &process.to_string())
-    }
-}
-
-impl Drop for Throttle {
-    fn drop(&mut self) {
-        // A process that has ended leaves its group a moment later.
-        for _ in 0..50 {
-            if fs::remove_dir(&self.group).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
     }
 }
 

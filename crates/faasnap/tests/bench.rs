@@ -96,6 +96,33 @@ fn modes_are_measured_once_and_reported_again() {
 
 #[test]
 #[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_disk_is_slow_by_a_reader_too_and_the_run_says_so() {
+    let bench = Bench::new("1b441fc4");
+    let into = bench.0.path().join("run");
+    let line =
+        ["bench", "slow-disk", "--function", "tiny", "--repeats", "1", "--into", into.to_str().unwrap()];
+    let by = |by: &'static str| bench.run(&[&line[..], &["--throttle", by]].concat());
+    let ran = by("reader");
+    let log = String::from_utf8_lossy(&ran.stderr).into_owned();
+    if log.contains("a slow disk is not possible here") {
+        eprintln!("NOT TESTED: {log}");
+        return;
+    }
+    assert!(ran.status.success(), "{log}");
+    assert!(log.contains("by a throttled reader (a file system in user space), not by the kernel"), "{log}");
+    let medians = bench.summary()["medians"].as_array().unwrap().clone();
+    for mode in ["warm", "cached", "faasnap", "reap", "on-demand-random", "on-demand"] {
+        assert!(medians.iter().any(|row| row["mode"] == mode), "{mode}: {medians:?}");
+    }
+    assert!(!into.join("snapshots").exists(), "snapshots go when a run is complete");
+    // What slows the disk down belongs to the run.
+    let other = by("cgroup");
+    assert_eq!(other.status.code(), Some(3), "{other:?}");
+    assert!(String::from_utf8_lossy(&other.stderr).contains("--again"), "{other:?}");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
 fn a_wrong_answer_ends_the_benchmark() {
     let bench = Bench::new("00000000");
     let refused = bench.modes(&["--function", "tiny", "--repeats", "1"]);

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use function_home::{Home, Ran};
+use function_home::{Home, Ran, prepared};
 use serde_json::Value;
 
 /// Answers with how many bytes of new memory it made, all of them checked; waits as long as it is told to.
@@ -286,6 +286,70 @@ fn recorders_that_die_or_meet_leave_the_snapshot_usable() {
     let next = home.run(&["invoke", "f"]);
     assert_eq!(next.err, "");
     assert_eq!(next.good(), "0\n");
+    assert_eq!(problem(&home), None);
+    home.run(&["snapshot", "verify", "f"]).good();
+}
+
+/// A file system of its own in the place of a folder, with what the folder held.
+struct SmallDisk {
+    mounted: PathBuf,
+    _image: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    /// None where a file can't be mounted as a disk. `free` is its room beyond what the folder holds, in bytes.
+    fn over(folder: &Path, free: u64) -> Option<Self> {
+        let image = tempfile::tempdir_in(prepared("FAASNAP_TEST_HOME").parent().unwrap()).unwrap();
+        let (file, copy) = (image.path().join("disk"), image.path().join("copy"));
+        let run = |program: &str, arguments: &[&Path]| {
+            Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+        };
+        assert!(run("cp", &["--sparse=always".as_ref(), "-r".as_ref(), folder, &copy]));
+        fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+        let options = ["-q", "-m", "0", "-O", "^has_journal", "-d"].map(Path::new);
+        if !run("mkfs.ext4", &[&options[..], &[&copy, &file]].concat())
+            || !run("mount", &["-o".as_ref(), "loop".as_ref(), &file, folder])
+        {
+            return None;
+        }
+        let disk = Self { mounted: folder.to_owned(), _image: image };
+        let statistics = rustix::fs::statvfs(folder).unwrap();
+        let filler = (statistics.f_bavail * statistics.f_frsize).checked_sub(free).unwrap();
+        fs::write(folder.join("filler"), vec![1; usize::try_from(filler).unwrap()]).unwrap();
+        Some(disk)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        Command::new("umount").arg(&self.mounted).status().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn a_disk_that_fills_up_while_it_is_recorded_loses_the_recording_only() {
+    let home = snapshotted();
+    let folder = directory(&home);
+    let Some(_disk) = SmallDisk::over(&folder, 256 << 10) else {
+        eprintln!("NOT TESTED: a file can't be mounted as a disk here (root and loop devices are needed)");
+        return;
+    };
+    let names = || {
+        let mut names: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = names();
+    let full = home.run(&["invoke", "f"]);
+    assert!(full.err.contains("was not kept") && full.err.contains("No space left"), "{}", full.err);
+    assert_eq!(full.good(), "0\n");
+    assert_eq!(names(), before, "something half-made was left");
+    assert!(problem(&home).unwrap().contains("nothing has been recorded"));
+    // With room again the next restore is recorded.
+    fs::remove_file(folder.join("filler")).unwrap();
+    assert_eq!(home.run(&["invoke", "f"]).good(), "0\n");
     assert_eq!(problem(&home), None);
     home.run(&["snapshot", "verify", "f"]).good();
 }

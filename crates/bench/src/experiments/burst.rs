@@ -65,7 +65,7 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
     let progress = Progress::new(total as u64, done as u64);
     for subject in &subjects {
         progress.begin(&format!("{}: bursts of up to {}", subject.name, sizes.last().unwrap_or(&0)));
-        let snapshot = BenchSnapshot::make(&run.snapshots(), subject, |_| Ok(()))?;
+        let snapshot = BenchSnapshot::make(&run.snapshots, subject, |_| Ok(()))?;
         run.describe(subject, &snapshot)?;
         for snapshots in Snapshots::ALL {
             let copies = copies(&snapshot, snapshots, *sizes.last().unwrap_or(&1))?;

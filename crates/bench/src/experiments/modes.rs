@@ -54,7 +54,7 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
     }
     for subject in &subjects {
         progress.begin(&format!("{}: snapshot and recordings", subject.name));
-        let snapshot = BenchSnapshot::make(&run.snapshots(), subject, |_| Ok(()))?;
+        let snapshot = BenchSnapshot::make(&run.snapshots, subject, |_| Ok(()))?;
         run.describe(subject, &snapshot)?;
         run.count_touched(subject, &snapshot, "b")?;
         run.keep_picture(subject, &snapshot)?;

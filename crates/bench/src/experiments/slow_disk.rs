@@ -24,11 +24,14 @@ pub(crate) const MODES: [Mode; 7] = [
 
 /// Measures what is missing.
 pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, BenchError> {
-    let mut run = Run::open(store, "slow-disk", options, &FUNCTIONS, &QUICK, format!("{LIMITS:?}"))?;
+    let more = format!("{LIMITS:?}, {:?}", options.throttle_by);
+    let mut run = Run::open(store, "slow-disk", options, &FUNCTIONS, &QUICK, more)?;
     if run.is_over() {
         return Ok(run);
     }
-    let throttle = Throttle::new(&run.folder, LIMITS)?;
+    let throttle = Throttle::new(&run.snapshots, LIMITS, options.throttle_by)?;
+    // Snapshots and recordings are made on the slow disk too: that decides where the loading set is read from.
+    run.snapshots = throttle.path(&run.snapshots).to_owned();
     let subjects = std::mem::take(&mut run.subjects);
     let turns = turns();
     let (total, done) = run.count(&turns, &subjects);
@@ -37,9 +40,8 @@ pub(crate) fn measure(store: &Store, options: &BenchOptions) -> Result<Run, Benc
         "workers read at most {} MiB and {} times a second, by {}",
         LIMITS.bytes_per_second >> 20,
         LIMITS.reads_per_second,
-        throttle.means
+        throttle.means()
     ));
-    // The recording is made on the slow disk too: it decides where the loading set is read from.
     run.compare(&subjects, &turns, &progress, |process| throttle.add(process))?;
     run.subjects = subjects;
     run.end(&progress)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use store::FunctionName;
 
 #[derive(Debug, Subcommand)]
@@ -23,12 +23,31 @@ pub(crate) enum BenchCommand {
     Inputs(BenchArguments),
     /// 1 to 64 requests at once, for the same snapshot and for different ones
     Burst(BenchArguments),
-    /// The snapshot on a disk as slow as a network volume, by the kernel's I/O limits for control groups
-    SlowDisk(BenchArguments),
+    /// The snapshot on a disk as slow as a network volume (125 MiB and 3,000 reads a second)
+    SlowDisk(SlowDiskArguments),
     /// FaaSnap without each of its techniques
     Ablation(BenchArguments),
     /// Memory held against cold starts over a generated day of calls: a simulation on costs that `modes` measured
     KeepAlive(KeepAliveArguments),
+}
+
+/// What slows the disk down.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ThrottleArgument {
+    /// The kernel, by its I/O limits for a control group of the workers
+    Cgroup,
+    /// A file system in user space (FUSE) that takes its time; the device itself is not slowed
+    Reader,
+}
+
+/// What the experiment with a slow disk takes.
+#[derive(Debug, Args)]
+pub(crate) struct SlowDiskArguments {
+    #[command(flatten)]
+    pub(crate) bench: BenchArguments,
+    /// What slows the disk down [default: cgroup where that can be had, else reader]
+    #[arg(long, value_name = "BY", conflicts_with = "report")]
+    pub(crate) throttle: Option<ThrottleArgument>,
 }
 
 /// What the simulation takes.

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use bench::{BenchCommand, KeepAliveArguments};
+pub(crate) use bench::{BenchCommand, KeepAliveArguments, SlowDiskArguments, ThrottleArgument};
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::{ExecArguments, GuestKind};
 pub(crate) use function::{CreateFunction, FunctionCommand};

@@ -1,19 +1,26 @@
 //! `faasnap bench`.
 
 use anyhow::Result;
-use bench::{BenchOptions, Experiment, KeepAliveOptions, Report};
+use bench::{BenchOptions, Experiment, KeepAliveOptions, Report, ThrottleBy};
 use store::Store;
 
 use super::Outcome;
-use crate::args::{BenchCommand, KeepAliveArguments};
+use crate::args::{BenchCommand, KeepAliveArguments, SlowDiskArguments, ThrottleArgument};
 use crate::output::print;
 
 pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
+    let mut throttle_by = ThrottleBy::default();
     let (experiment, arguments) = match command {
         BenchCommand::Modes(arguments) => (Experiment::Modes, arguments),
         BenchCommand::Inputs(arguments) => (Experiment::Inputs, arguments),
         BenchCommand::Burst(arguments) => (Experiment::Burst, arguments),
-        BenchCommand::SlowDisk(arguments) => (Experiment::SlowDisk, arguments),
+        BenchCommand::SlowDisk(SlowDiskArguments { bench, throttle }) => {
+            throttle_by = throttle.map_or(throttle_by, |throttle| match throttle {
+                ThrottleArgument::Cgroup => ThrottleBy::ControlGroup,
+                ThrottleArgument::Reader => ThrottleBy::Reader,
+            });
+            (Experiment::SlowDisk, bench)
+        }
         BenchCommand::Ablation(arguments) => (Experiment::Ablation, arguments),
         BenchCommand::KeepAlive(KeepAliveArguments { costs, into, functions }) => {
             return show(&bench::keep_alive(&KeepAliveOptions { costs, into, functions })?);
@@ -26,6 +33,7 @@ pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
         into: arguments.into,
         again: arguments.again,
         report_only: arguments.report,
+        throttle_by,
     };
     show(&bench::run(store, experiment, &options)?)
 }
