@@ -142,6 +142,9 @@ fn mistakes_in_the_command_line_are_explained() {
         ("function create hello --runtime tiny --handler a.b", &["--code"]),
         ("function rm", &["NAME"]),
         ("runtime build python2", &["python2", "python3.11"]),
+        ("invoke hello --drop-cache", &["--restores"]),
+        ("invoke hello --drop-cache --timeline", &["--drop-cache", "cannot be used with", "--timeline"]),
+        ("invoke hello --no-spare --repeat 2", &["--no-spare", "cannot be used with", "--repeat"]),
     ] {
         session.line(line).bad(2, texts);
     }

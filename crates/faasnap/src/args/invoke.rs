@@ -123,10 +123,12 @@ pub(crate) struct InvokeArguments {
     #[arg(long, value_name = "TIMES", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["repeat", "timeline", "record"])]
     pub(crate) restores: Option<u32>,
     /// With --restores: drop the snapshot's files from the page cache before each
-    #[arg(long, requires = "restores")]
+    // Named again, since clap asks for nothing that another argument rules out.
+    #[arg(long, requires = "restores", conflicts_with_all = ["repeat", "timeline", "record"])]
     pub(crate) drop_cache: bool,
     /// With --restores: start each worker with the request
-    #[arg(long, requires = "restores")]
+    // Named again, since clap asks for nothing that another argument rules out.
+    #[arg(long, requires = "restores", conflicts_with_all = ["repeat", "timeline", "record"])]
     pub(crate) no_spare: bool,
     /// Show on standard error what the time from request to answer went into
     #[arg(long)]
