@@ -13,7 +13,7 @@ use crate::needs::{COMPILER, DPKG, HEADERS, ensure};
 use crate::process::{self, command};
 use crate::workspace::target;
 use crate::{examples, kvm, rig};
-use table::{Timeline, Way, parse, text};
+use table::{Timeline, Way, parse, parse_restores, text};
 
 /// The function that is shown: its source below `examples/python`.
 const FUNCTION: &str = "hello";
@@ -84,8 +84,15 @@ impl Demo {
         self.output(&[&INVOKE[..], &faasnap, &["--record"]].concat())?;
         let loaded = self.repeat("restore from disk, FaaSnap", restores, &faasnap, drop)?;
         let hot = self.repeat("restore from page cache, FaaSnap", restores, &faasnap, || Ok(()))?;
+        let ready_disk = self.restores(
+            "restore from disk, FaaSnap, ready worker",
+            restores,
+            &[&faasnap[..], &["--drop-cache"]].concat(),
+        )?;
+        let ready_hot =
+            self.restores("restore from page cache, FaaSnap, ready worker", restores, &faasnap)?;
         let warm = self.repeat("warm", restores, &[&faasnap[..], &["--repeat", "2"]].concat(), || Ok(()))?;
-        println!("\n{}", text(&[cold, disk, loaded, cached, hot, warm]));
+        println!("\n{}", text(&[cold, disk, loaded, ready_disk, cached, hot, ready_hot, warm]));
         Ok(())
     }
 
@@ -118,7 +125,7 @@ impl Demo {
         how: &[&str],
         before: impl Fn() -> Result<()>,
     ) -> Result<Way> {
-        eprintln!("{name}, {}", if times == 1 { "once".to_owned() } else { format!("{times} times") });
+        announce(name, times);
         let once = || -> Result<Timeline> {
             before()?;
             parse(&self.output(&[&INVOKE[..], how].concat())?)
@@ -128,9 +135,21 @@ impl Demo {
         Ok(Way { name, timelines })
     }
 
+    /// Restores the function several times, each time in a worker that has been waiting for a request, as those of a node do.
+    fn restores(&self, name: &'static str, times: usize, how: &[&str]) -> Result<Way> {
+        announce(name, times);
+        let count = times.to_string();
+        let report = self.output(&[&INVOKE[..], &["--restores", &count], how].concat())?;
+        Ok(Way { name, timelines: parse_restores(&report)? })
+    }
+
     fn snapshot_folder(&self) -> Result<PathBuf> {
         let shown: Value = serde_json::from_str(&self.output(&["snapshot", "show", FUNCTION, "--json"])?)?;
         let path = shown.get("path").and_then(Value::as_str).context("the snapshot has no path")?;
         Ok(Path::new(path).to_owned())
     }
+}
+
+fn announce(name: &str, times: usize) {
+    eprintln!("{name}, {}", if times == 1 { "once".to_owned() } else { format!("{times} times") });
 }

@@ -52,6 +52,19 @@ pub(super) fn parse(text: &str) -> Result<Timeline> {
     report.timeline.context("the report has no timeline")
 }
 
+/// What `faasnap invoke --restores --json` prints.
+#[derive(Debug, Deserialize)]
+struct Restores {
+    timelines: Vec<Timeline>,
+}
+
+/// Reads the report of several restores, each in a worker that was ready.
+pub(super) fn parse_restores(text: &str) -> Result<Vec<Timeline>> {
+    let report: Restores =
+        serde_json::from_str(text).with_context(|| format!("reading the report {text:?}"))?;
+    Ok(report.timelines)
+}
+
 /// The time from the request to the complete answer; the teardown comes after it. A warm call's timeline has only its return.
 fn total_ns(timeline: &Timeline) -> u64 {
     let end = |name: &str| timeline.phases.iter().rev().find(|phase| phase.phase == name);
