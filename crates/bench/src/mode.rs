@@ -5,6 +5,7 @@ use std::fmt;
 use function_worker::RestoreOptions;
 use restore::RestoreStrategy;
 use serde::{Deserialize, Serialize};
+use worker_protocol::Record;
 
 /// Whether the snapshot's files are in the page cache when the request comes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,6 +59,7 @@ pub(crate) enum Mode {
     #[serde(rename = "on-demand-128k")]
     OnDemand128K,
     OnDemand,
+    Recorded,
     Eager,
     Cold,
     Process,
@@ -65,7 +67,7 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Warm,
         Self::Cached,
         Self::FaaSnap,
@@ -75,6 +77,7 @@ impl Mode {
         Self::OnDemandRandom,
         Self::OnDemand128K,
         Self::OnDemand,
+        Self::Recorded,
         Self::Eager,
         Self::Cold,
         Self::Process,
@@ -94,6 +97,7 @@ impl Mode {
             Self::OnDemandRandom => "on-demand-random",
             Self::OnDemand128K => "on-demand-128k",
             Self::OnDemand => "on-demand",
+            Self::Recorded => "recorded",
             Self::Eager => "eager",
             Self::Cold => "cold",
             Self::Process => "process",
@@ -113,6 +117,7 @@ impl Mode {
             Self::OnDemandRandom => "memory file mapped, each fault reads one page",
             Self::OnDemand128K => "memory file mapped, the device's readahead at 128 KiB",
             Self::OnDemand => "memory file mapped, the device's readahead as it is",
+            Self::Recorded => "the same as on-demand-random, while FaaSnap records it",
             Self::Eager => "all of memory read before the function runs",
             Self::Cold => "booted and initialised, no snapshot",
             Self::Process => {
@@ -141,6 +146,11 @@ impl Mode {
             Self::Reap => by(RestoreStrategy::Reap),
             Self::OnDemandRandom | Self::OnDemand => on_demand(),
             Self::OnDemand128K => How { readahead_kib: Some(128), ..on_demand() },
+            Self::Recorded => {
+                let mut how = by(RestoreStrategy::FaaSnap);
+                how.options.record = Record::Again;
+                how
+            }
             Self::Eager => by(RestoreStrategy::Eager),
         })
     }

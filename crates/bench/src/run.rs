@@ -14,7 +14,7 @@ use crate::journal::{Entry, Journal, Key, Settings};
 use crate::mode::How;
 use crate::progress::Progress;
 use crate::readahead::Readahead;
-use crate::snapshots::{BenchSnapshot, recorded_request};
+use crate::snapshots::{BenchSnapshot, Copying, recorded_request};
 use crate::statistics::Random;
 use crate::throttle::ThrottleBy;
 use crate::yardstick::{self, ForkServer};
@@ -63,6 +63,8 @@ pub(crate) enum Way {
     Process,
     ForkServer,
     Restored(How),
+    /// From a copy that has no recordings, since one would be added to what is there.
+    Recorded(How),
 }
 
 /// What is kept between the turns of a function.
@@ -271,6 +273,12 @@ impl Run {
                     }
                 };
                 instance.ask(request)
+            }
+            Way::Recorded(how) => {
+                let copy = snapshot.copied("recorded-again", Copying::Links)?;
+                let measured = request.restored(&copy.folder, how, &started)?;
+                copy.remove()?;
+                Ok(measured)
             }
             Way::Restored(how) => {
                 let work = || request.restored(&snapshot.folder, how, &started);

@@ -1,4 +1,4 @@
-//! What FaaSnap must show (issue 4's table), computed from one run of `modes`.
+//! What FaaSnap must show (issue 4's table, and that recording slows by no more than a tenth), computed from one run of `modes`.
 
 use serde::Serialize;
 
@@ -58,6 +58,7 @@ pub(crate) fn targets(results: Results<'_>) -> Vec<Target> {
     let cached = |function: &str| results.total(function, Mode::Cached, B);
     let on_demand = |function: &str| results.above_warm(function, results.best_on_demand(function, B)?, B);
     let reap = |function: &str| results.above_warm(function, Mode::Reap, B);
+    let unrecorded = |function: &str| results.total(function, Mode::OnDemandRandom, B);
     let mut rows = bounds(results, &functions);
     rows.extend([
         files_cached(results, &functions),
@@ -69,6 +70,11 @@ pub(crate) fn targets(results: Results<'_>) -> Vec<Target> {
         ),
         Target::at_most("faasnap / reap, mean above warm", 0.6, ratio(Mode::FaaSnap, &reap, true)),
         memory(results, &functions),
+        Target::at_most(
+            "recorded / the same unrecorded, mean of totals",
+            1.1,
+            ratio(Mode::Recorded, &unrecorded, false),
+        ),
     ]);
     rows.extend(bursts(results));
     rows.extend(sizes(results, &functions));

@@ -68,9 +68,17 @@ fn modes_are_measured_once_and_reported_again() {
     assert!(text.contains("faasnap / cached, mean of totals"), "{text}");
     let summary = bench.summary();
     let medians = summary["medians"].as_array().unwrap();
-    for mode in
-        ["warm", "cached", "faasnap", "faasnap-cached", "on-demand-random", "eager", "cold", "process"]
-    {
+    for mode in [
+        "warm",
+        "cached",
+        "faasnap",
+        "faasnap-cached",
+        "on-demand-random",
+        "recorded",
+        "eager",
+        "cold",
+        "process",
+    ] {
         let row = medians.iter().find(|row| row["mode"] == mode && row["input"] == "b");
         assert!(row.is_some_and(|row| row["total_ms"]["value"].as_f64().unwrap() > 0.0), "{mode}: {summary}");
     }

@@ -76,6 +76,7 @@ fn turns(modes: &[Mode], quick: bool) -> Vec<Turn<'static>> {
         input,
         at_most: if matches!(mode, Mode::Cold | Mode::Process) { BOOTS } else { u32::MAX },
         way: match (mode, mode.how()) {
+            (Mode::Recorded, Some(how)) => Way::Recorded(how),
             (_, Some(how)) => Way::Restored(how),
             (Mode::Cold, None) => Way::Booted,
             (Mode::Process, None) => Way::Process,

@@ -62,6 +62,7 @@ fn colour(mode: Mode) -> String {
         Mode::OnDemandRandom => "#009e73",
         Mode::OnDemand128K => "#66c5ab",
         Mode::OnDemand => "#b2e2d5",
+        Mode::Recorded => "#117733",
         Mode::Eager => "#cc79a7",
         Mode::Cold => "#e69f00",
         Mode::Process => "#8c6d31",
