@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use function_worker::RESTORE_LIMIT;
 use restore::Timeline;
+use runtime_api::Outcome;
 use tokio::sync::{mpsc, oneshot};
 
 /// One invocation.
@@ -107,6 +109,33 @@ pub enum Refused {
     /// The pool is being shut down.
     #[error("the node is being shut down")]
     ShuttingDown,
+}
+
+impl Refused {
+    /// As the outcome of an invocation, when it is the function's own doing that none came to be: for those who have no other
+    /// word for it.
+    pub fn function_error(&self, request_id: &str) -> Option<Reply> {
+        let (error_type, payload) = match self {
+            Self::RestoreHook { error_type, payload } => (error_type.clone(), payload.clone()),
+            Self::RestoreTimeout => {
+                let outcome = Outcome::TimedOut { limit: RESTORE_LIMIT };
+                ("Sandbox.Timedout".to_owned(), outcome.payload(request_id))
+            }
+            Self::Throttled(_) | Self::NotStarted { .. } | Self::ShuttingDown => return None,
+        };
+        Some(Reply {
+            request_id: request_id.to_owned(),
+            payload,
+            function_error: Some(error_type),
+            content_type: None,
+            version: String::new(),
+            log_tail: Vec::new(),
+            start: Start::Failed,
+            duration: Duration::ZERO,
+            max_memory: 0,
+            timeline: None,
+        })
+    }
 }
 
 /// Which limit an invocation met.

@@ -15,7 +15,7 @@ use crate::connection::Connection;
 use crate::deployed::Deployed;
 use crate::fleet::InstanceId;
 use crate::freshness::outlived;
-use crate::log::InstanceLog;
+use crate::log::{InstanceLog, LogTap};
 use crate::pool::{Core, count};
 use crate::start::{self, Born, NotBorn, Starting};
 
@@ -31,6 +31,8 @@ const PIECES: usize = 16;
 pub(crate) struct Job {
     pub call: Call,
     pub answer: AnswerTo,
+    /// Who wants its whole log.
+    pub log: Option<LogTap>,
     /// Instances that were gone before they took it.
     pub attempts: u8,
 }
@@ -86,7 +88,7 @@ pub(crate) async fn live(
     drop(permit);
     match born {
         Ok(born) => serve(&core, id, &deployed, &log, born, promised, &mut jobs).await,
-        Err(why) => core.start_failed(id, &deployed, why, promised),
+        Err(why) => core.start_failed(id, &deployed, &log, why, promised),
     }
     drop(record);
     log.end();
@@ -189,14 +191,14 @@ impl Instance {
     /// Runs a job. `asked`: the worker has it already.
     async fn run(&mut self, job: Box<Job>, limit: Duration, asked: bool) -> Ran {
         if !asked {
-            self.log.begin();
+            self.log.begin(job.log.clone());
             let invoke = invoke(&job, limit);
             let sent = self.connection.ask(|worker| worker.send_invoke(invoke)).await;
             if sent.is_err() && !self.may_have_started() {
                 return Ran::NotAtAll(job);
             }
         }
-        let Job { call, answer, attempts } = *job;
+        let Job { call, answer, log, attempts } = *job;
         let mut receiver = Receiver::new(answer);
         let deadline = tokio::time::Instant::now() + limit + GRACE;
         loop {
@@ -223,7 +225,7 @@ impl Instance {
             };
             receiver = match receiver {
                 Receiver::Waiting(answer) if !self.log.has_started() => {
-                    return Ran::NotAtAll(Box::new(Job { call, answer, attempts }));
+                    return Ran::NotAtAll(Box::new(Job { call, answer, log, attempts }));
                 }
                 started => started,
             };

@@ -32,7 +32,7 @@ mod start;
 pub use call::{Call, Refused, Reply, SnapshotFailed, Start, StreamingReply, Throttle};
 pub use deployed::Deployed;
 pub use fleet::Census;
-pub use log::{LOG_TAIL, LogReceiver};
+pub use log::{LOG_TAIL, LogReceiver, LogTap};
 pub use pool::{Pool, Statistics};
 pub use settings::PoolSettings;
 pub use worker_protocol::LogStream;

@@ -16,7 +16,7 @@ use crate::deployed::{Deployed, Key};
 use crate::fleet::{Action, Census, Fleet, InstanceId, NoInstance};
 use crate::histories;
 use crate::instance::{self, AnswerTo, Job};
-use crate::log::{InstanceLog, LogReceiver};
+use crate::log::{InstanceLog, LogReceiver, LogTap};
 use crate::policy::Keep;
 use crate::recordings::Recordings;
 use crate::settings::PoolSettings;
@@ -144,8 +144,21 @@ impl Pool {
     /// # Errors
     /// [`Refused`]: the function surely did not run.
     pub async fn invoke(&self, target: Arc<Deployed>, call: Call) -> Result<Reply, Refused> {
+        self.invoke_watched(target, call, None).await
+    }
+
+    /// As [`Self::invoke`]; all of the invocation's log goes to `log` while it is written.
+    ///
+    /// # Errors
+    /// [`Refused`]: the function surely did not run.
+    pub async fn invoke_watched(
+        &self,
+        target: Arc<Deployed>,
+        call: Call,
+        log: Option<LogTap>,
+    ) -> Result<Reply, Refused> {
         let (sender, receiver) = oneshot::channel();
-        self.0.submit(target, Job { call, answer: AnswerTo::Whole(sender), attempts: 0 })?;
+        self.0.submit(target, Job { call, answer: AnswerTo::Whole(sender), log, attempts: 0 })?;
         receiver.await.unwrap_or(Err(Refused::ShuttingDown))
     }
 
@@ -159,7 +172,7 @@ impl Pool {
         call: Call,
     ) -> Result<StreamingReply, Refused> {
         let (sender, receiver) = oneshot::channel();
-        self.0.submit(target, Job { call, answer: AnswerTo::Streaming(sender), attempts: 0 })?;
+        self.0.submit(target, Job { call, answer: AnswerTo::Streaming(sender), log: None, attempts: 0 })?;
         receiver.await.unwrap_or(Err(Refused::ShuttingDown))
     }
 
@@ -277,6 +290,7 @@ impl Core {
         self: &Arc<Self>,
         instance: InstanceId,
         deployed: &Deployed,
+        log: &InstanceLog,
         why: NotBorn,
         promised: Option<Box<Job>>,
     ) {
@@ -295,6 +309,7 @@ impl Core {
             others
         });
         if let Some(job) = promised.or(failed) {
+            log.begin(job.log);
             let answer = why.answer(deployed, &job.call);
             job.answer.send(answer);
         }

@@ -125,7 +125,7 @@ impl Starting<'_> {
             self.promised = core.promise(self.id);
         }
         let with = self.promised.as_ref().filter(|job| job.call.payload.len() <= WITH_RESTORE);
-        let asked = with.is_some();
+        let (asked, tap) = (with.is_some(), with.and_then(|job| job.log.clone()));
         match with.map(|job| invoke(job, deployed.timeout())) {
             Some(first) => {
                 connection.ask(|worker| worker.send_restore_and_invoke(&entry.path, &options, first)).await?
@@ -133,8 +133,10 @@ impl Starting<'_> {
             None => connection.ask(|worker| worker.send_restore(&entry.path, &options)).await?,
         }
         let restored = restored(&mut connection, function_worker::boot_limit(&deployed.function)).await?;
-        // What its hooks wrote is no invocation's.
-        log.begin();
+        if asked {
+            // What its hooks wrote is no invocation's.
+            log.begin(tap);
+        }
         if deployed.function.function.config.guest == Guest::Process {
             core.spares.note_restore(&entry.path);
         }

@@ -87,7 +87,7 @@ impl Node {
             client_context: client_context.clone(),
             tenant_id: None,
         };
-        match self.run(deployed, call).await {
+        match self.run(deployed, call, None).await {
             Ok(reply) if reply.function_error.is_none() => {
                 Delivery::Succeeded { payload: reply.payload, version: reply.version }
             }

@@ -19,11 +19,13 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lambda_api::{ErrorKind, LambdaError};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::answer::error_response;
 use crate::dispatch::handle;
 use crate::node::Node;
 
@@ -41,6 +43,9 @@ const FIELDS: usize = 100;
 const GRACE: Duration = Duration::from_millis(100);
 /// Bytes of an answer that a socket takes at once.
 const SMALL: u64 = 64 << 10;
+/// Connections at once that are told that the node ends, and how long each may take.
+const ASKING: usize = 64;
+const LAST: Duration = Duration::from_secs(2);
 /// How long accepting waits after it failed: there are no descriptors left.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -117,9 +122,45 @@ pub(crate) async fn serve(
             drop((member, permit));
         });
     }
-    drop(listener);
     // Whoever is in the middle of a request ends it. Never closed.
-    let _ = room.acquire_many(limit).await;
+    let mut ended = pin!(room.acquire_many(limit));
+    let asking = Arc::new(Semaphore::new(ASKING));
+    loop {
+        let accepted = tokio::select! {
+            _ = ended.as_mut() => return,
+            accepted = listener.next() => accepted,
+        };
+        match (accepted, asking.clone().try_acquire_owned()) {
+            (Ok(stream), Ok(permit)) => {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    tell_the_end(stream, &node, trusted).await;
+                    drop(permit);
+                });
+            }
+            (Ok(_), Err(_)) => {}
+            (Err(_), _) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// Answers one request while the node ends: how it is, or that it takes no calls any more.
+async fn tell_the_end(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    node: &Node,
+    trusted: bool,
+) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(if request.uri().path().starts_with("/_/") {
+            handle(node, request.map(Body::new), trusted).await
+        } else {
+            let error = LambdaError::new(ErrorKind::Service, "The node is being shut down.");
+            error_response(&error, &uuid::Uuid::new_v4().to_string())
+        })
+    });
+    let connection = builder().keep_alive(false).serve_connection(TokioIo::new(stream), service);
+    // What a client breaks off or leaves out concerns nobody else.
+    let _ = tokio::time::timeout(LAST, connection).await;
 }
 
 /// Waits until the node stops. A sender that is gone means the same.

@@ -7,6 +7,7 @@ use lambda_api::{ErrorKind, LambdaError, Matched, Operation, query_pairs};
 use crate::answer::{Answer, error_response};
 use crate::node::Node;
 use crate::request::ApiRequest;
+use crate::watched::INVOKE_PATH;
 use crate::{auth, body, internal};
 
 /// Bytes of a request that creates or changes something: AWS's figure.
@@ -32,6 +33,10 @@ async fn answered(
     let (head, body) = request.into_parts();
     let (method, path) = (head.method.as_str(), head.uri.path());
     let query = head.uri.query().unwrap_or("");
+    if let Some(name) = path.strip_prefix(INVOKE_PATH).filter(|_| trusted && method == "POST") {
+        let event = body::read(body, EVENT, Operation::Invoke, &node.bodies).await?;
+        return node.invoke_watched(name, event, id).await;
+    }
     if path.starts_with("/_/") {
         return Ok(internal::answer(node, method, path, query, &head.headers, id).await);
     }

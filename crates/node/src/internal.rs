@@ -1,7 +1,7 @@
 //! Paths of the node's own, below `/_/`: health, and the archives that GetFunction points to.
 
 use axum_core::body::Body;
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Response, header};
 use lambda_api::sigv4::{Presign, SignedRequest};
 use lambda_api::{ErrorKind, LambdaError, percent};
 use tokio::io::AsyncReadExt;
@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::answer::error_response;
 use crate::auth::signed_headers;
 use crate::node::{Node, now_seconds};
+use crate::readiness;
 
 /// How long a URL of code lives, in seconds: AWS's figure.
 const CODE_LIFETIME: i64 = 600;
@@ -58,7 +59,7 @@ pub(crate) async fn answer(
 ) -> Response<Body> {
     let answered = match (method, path) {
         ("GET" | "HEAD", "/_/health") => Ok(Response::new(Body::from("{\"status\":\"ok\"}"))),
-        ("GET" | "HEAD", "/_/ready") => ready(node).await,
+        ("GET" | "HEAD", "/_/ready") => Ok(readiness::answer(node).await),
         ("GET", "/_/metrics") => Ok(metrics(node)),
         ("GET", path) if path.starts_with("/_/code/") => code(node, path, query, headers).await,
         _ => Err(LambdaError::new(
@@ -83,18 +84,6 @@ fn metrics(node: &Node) -> Response<Body> {
     let kind = HeaderValue::from_static(node_metrics::CONTENT_TYPE);
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     response
-}
-
-/// Whether the registry can be read: without it nothing works.
-async fn ready(node: &Node) -> Result<Response<Body>, LambdaError> {
-    let node = node.clone();
-    let read = tokio::task::spawn_blocking(move || node.store.registry().data_version()).await;
-    let good = matches!(read, Ok(Ok(_)));
-    let mut response = Response::new(Body::from(format!("{{\"ready\":{good}}}")));
-    if !good {
-        *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
-    }
-    Ok(response)
 }
 
 async fn code(

@@ -48,7 +48,7 @@ impl Node {
                 let Checked { target, call, tail } = checked;
                 let deployed = self.deployment(&target).await?;
                 self.ready_for(&deployed)?;
-                let reply = self.run(deployed, call).await.map_err(refused)?;
+                let reply = self.run(deployed, call, None).await.map_err(refused)?;
                 Ok(answer(reply, tail))
             }
             Kind::DryRun => {
@@ -72,11 +72,7 @@ impl Node {
             [] => b"{}".to_vec(),
             _ => request.body.to_vec(),
         };
-        serde_json::from_slice::<IgnoredAny>(&payload).map_err(|error| {
-            let message =
-                format!("Could not parse request body into json: Could not parse payload into json: {error}");
-            LambdaError::new(ErrorKind::InvalidRequestContent, message)
-        })?;
+        check_event(&payload)?;
         let call = Call {
             request_id: request.id.clone(),
             payload,
@@ -104,6 +100,15 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// An event is JSON.
+pub(crate) fn check_event(event: &[u8]) -> Result<(), LambdaError> {
+    serde_json::from_slice::<IgnoredAny>(event).map(drop).map_err(|error| {
+        let message =
+            format!("Could not parse request body into json: Could not parse payload into json: {error}");
+        LambdaError::new(ErrorKind::InvalidRequestContent, message)
+    })
 }
 
 /// The answer of a function that ran.

@@ -32,6 +32,7 @@ mod layers;
 mod lifecycle;
 mod node;
 mod permissions;
+mod readiness;
 mod reading;
 mod request;
 mod server;
@@ -39,7 +40,9 @@ mod settings;
 mod stream;
 mod tags;
 mod versions;
+mod watched;
 
 pub use credentials::{Credentials, CredentialsError};
 pub use node::{Node, NodeSettings};
 pub use server::{ServeError, Server};
+pub use watched::{INVOKE_PATH, Invocation, Origin, Told};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use event_queue::EventQueue;
-use instance_pool::{Call, Deployed, Pool, Refused, Reply};
+use instance_pool::{Call, Deployed, LogTap, Pool, Refused, Reply};
 use lambda_api::Account;
 use node_metrics::Metrics;
 use parking_lot::Mutex;
@@ -47,7 +47,7 @@ pub struct Node {
     pub(crate) events: EventQueue,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bodies: Bodies,
-    /// Ends the delivery of events.
+    /// Whether the node has begun to end; ends the delivery of events.
     stopping: watch::Sender<bool>,
     /// The delivery of events.
     delivery: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -92,10 +92,15 @@ impl Node {
         Ok(node)
     }
 
-    /// Runs a function, and counts it.
-    pub(crate) async fn run(&self, deployed: Arc<Deployed>, call: Call) -> Result<Reply, Refused> {
+    /// Runs a function, and counts it. All of its log goes to `log`, if somebody wants it.
+    pub(crate) async fn run(
+        &self,
+        deployed: Arc<Deployed>,
+        call: Call,
+        log: Option<LogTap>,
+    ) -> Result<Reply, Refused> {
         let name = deployed.name().clone();
-        let outcome = self.pool.invoke(deployed, call).await;
+        let outcome = self.pool.invoke_watched(deployed, call, log).await;
         match &outcome {
             Ok(reply) => self.metrics.replied(name.as_str(), reply),
             Err(refused) => self.metrics.refused(refused),
@@ -103,9 +108,19 @@ impl Node {
         outcome
     }
 
+    /// Begins to end: no more events are delivered, and whoever asks hears that the node is not ready.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    /// Whether the node has begun to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
     /// Takes nothing new, and waits for what runs.
     pub(crate) async fn shut_down(&self) {
-        self.stopping.send_replace(true);
+        self.begin_to_stop();
         let delivery = self.delivery.lock().take();
         if let Some(delivery) = delivery
             && let Err(error) = delivery.await

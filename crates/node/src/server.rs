@@ -70,11 +70,13 @@ impl Server {
         self.tcp.local_addr()
     }
 
-    /// Serves until `stop` ends, then takes no more connections, waits for the requests under way, and ends the instances.
+    /// Serves until `stop` ends, then takes no more calls (whoever asks for the node's state still hears it), waits for the requests under way, and ends the instances.
     pub async fn serve(self, node: Node, stop: impl Future<Output = ()> + Send + 'static) {
         let (stopped, stopping) = watch::channel(false);
+        let stops = node.clone();
         tokio::spawn(async move {
             stop.await;
+            stops.begin_to_stop();
             // Nobody waits any more when all connections have ended.
             let _ = stopped.send(true);
         });

@@ -6,11 +6,12 @@ use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use registry::Registry;
 use serde::{Deserialize, Serialize};
 
+use crate::collect::GRACE;
 use crate::error::StoreError;
 use crate::manifest;
 use crate::staging::{make_folder, sweep};
@@ -25,6 +26,8 @@ const FOLDERS: [&str; 7] = ["runtimes", "trees", "packages", "snapshots", "cache
 pub struct Store {
     home: PathBuf,
     registry: Arc<Registry>,
+    /// How long code stays that nothing names any more.
+    pub(crate) grace: Duration,
 }
 
 /// Things by name; a damaged one as its error.
@@ -87,7 +90,7 @@ impl Store {
         if !record.exists() {
             manifest::write(&record, "home", &HomeRecord { created: now() })?;
         }
-        Ok(Self { home, registry })
+        Ok(Self { home, registry, grace: GRACE })
     }
 
     /// The records of functions, versions, aliases and layers. What involves files is done by this type's own functions.

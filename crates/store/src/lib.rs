@@ -25,8 +25,8 @@
 //!    an instance that runs from it is not disturbed.
 //! 3. **Checked when read.** Manifests carry a schema version and a checksum of their body; trees have a digest.
 //!
-//! Records of functions are in the registry; a tree or package has its place before a record names it, and loses it when
-//! no record does. Both happen under the home's lock.
+//! Records of functions are in the registry; a tree or package has its place before a record names it, and loses it ten
+//! minutes after the last record that did (`NAME.unused` beside it has the time). Both happen under the home's lock.
 //!
 //! Architecture invariant: this crate runs nothing and downloads nothing, and knows no section of a snapshot.
 #![forbid(unsafe_code)]

@@ -1,12 +1,12 @@
 //! What is kept on disk and for how long: snapshots that nobody uses go, and those that a quota has no room for.
 //!
 //! When the home takes more than its quota, things go in this order until it fits:
-//! 1. what was removed and is no longer in use, and downloads in the cache;
+//! 1. what was removed and is no longer in use, code that nothing names any more, and downloads in the cache;
 //! 2. snapshots that a newer one of the same version has replaced;
 //! 3. snapshots that nobody asked for, the least recently used first;
 //! 4. snapshots of SnapStart versions, the least recently used first.
 //!
-//! Code, layers, archives, runtimes and records never go. A snapshot that was made or used within the grace period stays: it
+//! Code, layers and archives that a record names, runtimes and records never go. A snapshot that was made or used within the grace period stays: it
 //! would only be made again. A function whose snapshot went boots at its next call and is snapshotted anew.
 
 use std::collections::HashMap;
@@ -115,12 +115,12 @@ impl Store {
         self.snapshots_folder().join(function.as_str()).join(format!("{id}.used"))
     }
 
-    /// Removes the snapshots that `retention` has no place for, and sweeps the trash.
+    /// Removes the snapshots that `retention` has no place for, code whose grace period is over, and sweeps the trash.
     ///
     /// # Errors
     /// [`StoreError`] when the home can't be read.
     pub fn retain(&self, retention: &Retention) -> Result<Retained, StoreError> {
-        self.sweep()?;
+        self.tidy()?;
         let (mut snapshots, mut kept) = (Vec::new(), Vec::new());
         for function in names(&self.snapshots_folder(), |name| name.parse::<FunctionName>().ok())? {
             for (id, snapshot) in self.kept(&function)? {
@@ -131,8 +131,12 @@ impl Store {
         let mut others = disk_usage(self.path()).saturating_sub(disk_usage(&self.snapshots_folder()));
         let all = kept.iter().fold(others, |all, snapshot| all.saturating_add(snapshot.bytes));
         if retention.quota.is_some_and(|quota| all > quota) {
-            others = others.saturating_sub(disk_usage(&self.cache()));
             clear(&self.cache())?;
+            let lock = self.lock()?;
+            self.collect_older(Duration::ZERO)?;
+            sweep(self);
+            drop(lock);
+            others = disk_usage(self.path()).saturating_sub(disk_usage(&self.snapshots_folder()));
         }
         let (gone, bytes) = leaving(&kept, others, retention, now());
         let mut removed = Vec::new();

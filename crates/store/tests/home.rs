@@ -6,6 +6,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use registry::Status;
 use store::{
@@ -31,7 +32,7 @@ impl Home {
     /// A home with one runtime.
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("home")).unwrap();
+        let store = Store::open(&folder.path().join("home")).unwrap().with_grace(Duration::ZERO);
         let home = Self { folder, store };
         home.runtime("one", WhenPresent::Refuse).unwrap();
         home
@@ -139,6 +140,31 @@ fn the_same_code_is_stored_once_and_goes_with_its_last_user() {
     home.store.remove_function(&name("b")).unwrap();
     assert_eq!(home.count("trees"), 0);
     assert!(matches!(home.store.remove_function(&name("b")), Err(StoreError::NoFunction(_))));
+}
+
+#[test]
+fn code_that_nothing_names_any_more_stays_for_a_grace_period() {
+    let home = Home::new();
+    let hour = Duration::from_secs(3600);
+    let careful = home.store.clone().with_grace(hour);
+    home.create("f", "one", WhenPresent::Refuse).unwrap();
+    careful.remove_function(&name("f")).unwrap();
+    assert_eq!(home.count("trees"), 2, "the code, and since when it has no use");
+    home.create("f", "one", WhenPresent::Refuse).unwrap();
+    careful.tidy().unwrap();
+    assert_eq!(home.count("trees"), 1, "it has a use again");
+
+    careful.remove_function(&name("f")).unwrap();
+    let folder = home.store.path().join("trees");
+    let entries = || fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let mark = entries().find(|path| path.to_string_lossy().ends_with(".unused")).unwrap();
+    let age = |age: Duration| {
+        let at = std::time::SystemTime::now() - age;
+        fs::File::options().write(true).open(&mark).unwrap().set_modified(at).unwrap();
+        careful.tidy().unwrap();
+        home.count("trees")
+    };
+    assert_eq!((age(hour / 2), age(hour)), (2, 0));
 }
 
 #[test]

@@ -71,7 +71,7 @@ The function's answer goes to standard output, its log to standard error. Exit s
 error as JSON on standard output.
 
 A node that serves this home (`faasnap serve`) answers, from a warm instance if it has one; with an option that says how \
-the answer is to come about or what is to be shown of it, the function runs in an instance of this command's own.
+the answer is to come about or what is to be measured, the function runs in an instance of this command's own.
 
 Examples:
   faasnap invoke hello
@@ -151,7 +151,7 @@ impl InvokeArguments {
             && self.repeat == 1
             && self.restores.is_none()
             && self.network.says_nothing()
-            && !(self.record || self.no_record || self.verify_memory || self.timeline || self.json)
+            && !(self.record || self.no_record || self.verify_memory || self.timeline)
     }
 }
 

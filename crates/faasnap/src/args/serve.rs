@@ -64,6 +64,10 @@ pub(crate) struct ServeArguments {
     /// limit]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub(crate) disk_quota: Option<u64>,
+    /// How many seconds code stays on disk that no function has any more, and how recent a use keeps a snapshot despite the
+    /// quota
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub(crate) grace: u64,
     /// Take snapshots only where SnapStart asks for them
     #[arg(long)]
     pub(crate) no_automatic_snapshots: bool,

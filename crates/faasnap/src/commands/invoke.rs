@@ -54,7 +54,8 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
     {
         // A mistyped name is told of in the same words with and without a node.
         store.function(&arguments.name)?;
-        return super::through_node::invoke(node, &arguments.name, &payload, arguments.log);
+        let answered = super::through_node::invoke(node, &arguments.name, &payload, arguments.log)?;
+        return show(arguments, answered);
     }
     let timeline = Timeline::start();
     // It makes its machine while the function's files are opened here.
@@ -63,23 +64,47 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
     let way = Chosen::new(store, &function, arguments)?;
     let request_id = Uuid::new_v4().to_string();
     let answered = invoke(worker, arguments, &function, &way, timeline, &request_id, payload);
-    let (payload, failed, details) = match answered {
+    let mut shown = Shown {
+        request_id,
+        failed: true,
+        payload: Vec::new(),
+        from: way.name(),
+        duration: Duration::ZERO,
+        max_memory: 0,
+        timeline: None,
+    };
+    match answered {
         Ok((answer, timeline)) => {
-            let failed = answer.ending.is_function_error();
-            (answer.payload.to_vec(), failed, Some((answer, timeline)))
+            shown.failed = answer.ending.is_function_error();
+            shown.payload = answer.payload.into_vec();
+            shown.timeline = Some(timeline);
+            (shown.duration, shown.max_memory) = (answer.usage.duration, answer.usage.max_memory);
         }
         Err(error) => match error.downcast::<WorkerError>() {
             Ok(WorkerError::Failed(failure)) => {
                 let limit = Role::latest(false).with_init_limit(INIT_LIMIT, &function).init_limit;
-                let answer = function_error(failure, limit, &request_id);
-                (answer.with_context(|| way.failed(&arguments.name))?, true, None)
+                let answer = function_error(failure, limit, &shown.request_id);
+                shown.payload = answer.with_context(|| way.failed(&arguments.name))?;
             }
             Ok(other) => return Err(other.into()),
             Err(error) => return Err(error),
         },
-    };
-    show(arguments, &request_id, &payload, failed, &way, details)?;
-    Ok(if failed { Outcome::Negative } else { Outcome::Good })
+    }
+    show(arguments, shown)
+}
+
+/// What there is to show of an invocation.
+pub(super) struct Shown {
+    pub request_id: String,
+    /// Whether the function failed.
+    pub failed: bool,
+    pub payload: Vec<u8>,
+    /// Where the instance came from.
+    pub from: &'static str,
+    pub duration: Duration,
+    /// Bytes.
+    pub max_memory: u64,
+    pub timeline: Option<Timeline>,
 }
 
 /// Where the instance comes from, and how.
@@ -273,29 +298,23 @@ pub(super) fn function_error(failure: Failure, init_limit: Duration, request_id:
     }
 }
 
-fn show(
-    arguments: &InvokeArguments,
-    request_id: &str,
-    payload: &[u8],
-    failed: bool,
-    way: &Chosen,
-    details: Option<(Answer, Timeline)>,
-) -> Result<()> {
-    let (answer, timeline) = details.unzip();
-    let usage = answer.map(|answer| answer.usage).unwrap_or_default();
+fn show(arguments: &InvokeArguments, shown: Shown) -> Result<Outcome> {
+    let Shown { request_id, failed, payload, from, duration, max_memory, timeline } = shown;
+    let outcome = if failed { Outcome::Negative } else { Outcome::Good };
     if arguments.json {
-        return print_json(&Report {
-            request_id,
+        print_json(&Report {
+            request_id: &request_id,
             failed,
-            payload: match serde_json::from_slice(payload) {
+            payload: match serde_json::from_slice(&payload) {
                 Ok(json) => Answered::Json(json),
-                Err(_) => Answered::Text(String::from_utf8_lossy(payload).into_owned()),
+                Err(_) => Answered::Text(String::from_utf8_lossy(&payload).into_owned()),
             },
-            from: way.name(),
-            duration_ms: milliseconds(usage.duration),
-            max_memory_bytes: usage.max_memory,
+            from,
+            duration_ms: milliseconds(duration),
+            max_memory_bytes: max_memory,
             timeline,
-        });
+        })?;
+        return Ok(outcome);
     }
     if let Some(verified) = timeline.as_ref().and_then(|timeline| timeline.verified) {
         note(&format!(
@@ -309,8 +328,9 @@ fn show(
     }
     let mut out = stdout().lock();
     let newline: &[u8] = if payload.ends_with(b"\n") { b"" } else { b"\n" };
-    let written = out.write_all(payload).and_then(|()| out.write_all(newline)).and_then(|()| out.flush());
-    written.context("writing the answer")
+    let written = out.write_all(&payload).and_then(|()| out.write_all(newline)).and_then(|()| out.flush());
+    written.context("writing the answer")?;
+    Ok(outcome)
 }
 
 fn milliseconds(duration: Duration) -> f64 {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, stderr};
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use event_queue::{EventQueue, QueueSettings};
@@ -39,7 +40,8 @@ pub(super) fn run(store: &Store, arguments: &ServeArguments) -> Result<Outcome> 
     log();
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting")?;
-    runtime.block_on(serve(store, arguments))?;
+    let store = store.clone().with_grace(Duration::from_secs(arguments.grace));
+    runtime.block_on(serve(&store, arguments))?;
     Ok(Outcome::Good)
 }
 
@@ -69,6 +71,7 @@ async fn serve(store: &Store, arguments: &ServeArguments) -> Result<()> {
         automatic_snapshots: !arguments.no_automatic_snapshots,
         retention: Retention {
             quota: arguments.disk_quota.map(|mebibytes| mebibytes << 20),
+            grace: Duration::from_secs(arguments.grace),
             ..Retention::default()
         },
         function_credentials: arguments.network.apply()?,
