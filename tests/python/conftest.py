@@ -47,9 +47,9 @@ HELLO = python(
 class Node:
     """A running `faasnap serve`."""
 
-    def __init__(self, home, *options, fresh=True):
+    def __init__(self, home, *options, fresh=True, before=()):
         self.home = pathlib.Path(home)
-        self.options = options
+        self.options, self.before = options, before
         if fresh:
             self.faasnap("function", "list")
             for runtime in RUNTIMES:
@@ -64,7 +64,7 @@ class Node:
 
     def start(self):
         self.log = open(self.home / "serve.log", "ab")
-        command = [os.environ["FAASNAP_BIN"], "--home", self.home, "serve", "--listen", "127.0.0.1:0", *self.options]
+        command = [*self.before, os.environ["FAASNAP_BIN"], "--home", self.home, "serve", "--listen", "127.0.0.1:0", *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self.log, text=True)
         first = self.process.stdout.readline()
         found = re.search(r"http://\S+", first)
@@ -100,7 +100,7 @@ class Node:
 @pytest.fixture(scope="session")
 def node():
     with tempfile.TemporaryDirectory() as home:
-        node = Node(home)
+        node = Node(home, "--grace", "0")
         yield node
         if node.process.poll() is None:
             assert node.stop() == 0, (node.home / "serve.log").read_text()

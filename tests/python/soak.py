@@ -189,7 +189,7 @@ def load(node, seconds, clients):
 
 
 def soak(home, seconds, clients=AT_ONCE):
-    node = Node(home, "--auth", "none", "--keep-alive", "1")
+    node = Node(home, "--auth", "none", "--keep-alive", "1", "--grace", "0")
     try:
         client = Load(node, -1).client
         ensure(client)

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum_core::body::Body;
@@ -182,7 +182,14 @@ async fn live(
         // What a client breaks off concerns nobody else.
         _ = connection.as_mut() => return,
         () = state.make_room.notified() => {}
-        () = stopped(&mut stop) => {}
+        () = stopped(&mut stop) => {
+            // One that came a moment ago may have its request on the way.
+            if !state.asked.load(Ordering::Relaxed)
+                && tokio::time::timeout(GRACE, connection.as_mut()).await.is_ok()
+            {
+                return;
+            }
+        }
     }
     connection.as_mut().graceful_shutdown();
     // A request under way is answered; one whose head has not come is not waited for.
@@ -212,6 +219,7 @@ async fn answered(
     state: &State,
 ) -> Result<Response<Body>, Infallible> {
     state.idle_since.store(BUSY, Ordering::Relaxed);
+    state.asked.store(true, Ordering::Relaxed);
     let response = handle(node, request.map(Body::new), trusted).await;
     // A small answer is the kernel's from here on. What is larger has to be read by its client first.
     if response.body().size_hint().exact().is_some_and(|bytes| bytes <= SMALL) {
@@ -229,6 +237,8 @@ struct State {
     began: Instant,
     /// Milliseconds since `began`; [`BUSY`] within a request.
     idle_since: AtomicU64,
+    /// Whether there was a request.
+    asked: AtomicBool,
     make_room: Notify,
 }
 
@@ -256,7 +266,12 @@ impl Table {
     fn join(self: &Arc<Self>) -> Member {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let since = AtomicU64::new(self.began.elapsed().as_millis() as u64);
-        let state = Arc::new(State { began: self.began, idle_since: since, make_room: Notify::new() });
+        let state = Arc::new(State {
+            began: self.began,
+            idle_since: since,
+            asked: AtomicBool::new(false),
+            make_room: Notify::new(),
+        });
         self.states.lock().insert(number, state.clone());
         Member { table: self.clone(), number, state }
     }

@@ -75,8 +75,9 @@ pub(crate) struct ServeArguments {
     /// `histogram` of each function's own idle times
     #[arg(long, value_name = "SECONDS|memory|histogram", default_value = "600", value_parser = keep)]
     pub(crate) keep_alive: Keep,
-    /// MiB that all instances together may take [default: what the machine has]
-    #[arg(long, value_name = "MIB")]
+    /// MiB that all instances together may take: 128 or more, of which a new function is taken to need 80 [default: what the
+    /// machine has]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(128..))]
     pub(crate) memory_budget: Option<u64>,
     #[command(flatten)]
     pub(crate) network: NetworkArguments,

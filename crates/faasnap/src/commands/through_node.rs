@@ -102,7 +102,7 @@ fn shown(invocation: Invocation, mut own: Timeline, log: bool) -> Result<Shown> 
         },
         duration: Duration::try_from_secs_f64(duration_ms / 1e3).unwrap_or_default(),
         max_memory: max_memory_bytes,
-        timeline: timeline.or(Some(own)),
+        timeline: timeline.or_else(|| (from == Origin::Warm).then_some(own)),
     })
 }
 
