@@ -22,13 +22,16 @@ mod recent;
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jail::{Access, Launched, Program};
 use pages::PageSet;
-use restore::{Phase, Timeline};
+use restore::{LoadingSet, Phase, RestoreStrategy, Timeline};
+use rustix::fs::{Advice, fadvise};
+use snapshot::STATE_FILE;
 use store::{KernelSource, OpenFunction};
 use worker_protocol::{
     Answer, Attached, Booted, FromWorker, GuestKind, Invoke, Learned, LogStream, NodeChannel, Received,
@@ -51,6 +54,9 @@ pub use recent::RecentRestores;
 pub const GRACE: Duration = Duration::from_secs(15);
 /// How long writing a snapshot may take.
 pub const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
+
+/// How much of each of a snapshot's small files is asked for ahead: all of them, but for a damaged or strange one.
+const READ_AHEAD: u64 = 512 << 10;
 
 /// Takes what a worker and its function write to the log.
 pub type LogSink = Box<dyn FnMut(LogStream, &[u8]) + Send>;
@@ -261,6 +267,7 @@ impl FunctionWorker {
     }
 
     fn ask_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {
+        read_ahead(directory, options.strategy);
         let mut attached = Attached::default();
         let snapshot = attached.attach(self.hand(directory, Access::Read)?);
         self.restoring = Some(Restoring::new(directory, options.strategy, options.record));
@@ -419,6 +426,17 @@ impl FunctionWorker {
     /// The directory at `path`, as a descriptor that leads nowhere else.
     fn hand(&self, path: &Path, access: Access) -> Result<OwnedFd, WorkerError> {
         Ok(self.jailed.passage.directory(open_directory(path)?.as_fd(), access)?)
+    }
+}
+
+/// Lets the disk read what the worker will look at first, while the request is on its way.
+fn read_ahead(directory: &Path, strategy: RestoreStrategy) {
+    let most = NonZeroU64::new(READ_AHEAD);
+    for name in [STATE_FILE, LoadingSet::file_name(strategy)] {
+        // A hint: what can't be opened the worker will complain of.
+        if let Ok(file) = File::open(directory.join(name)) {
+            let _ = fadvise(&file, 0, most, Advice::WillNeed);
+        }
     }
 }
 

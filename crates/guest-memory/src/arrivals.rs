@@ -37,6 +37,8 @@ pub struct Arrivals {
     /// How many blocks are still to come, without the lock.
     left: AtomicUsize,
     lost: AtomicBool,
+    /// Whether the guest was left for something that it did.
+    has_left: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -121,6 +123,7 @@ impl Arrivals {
                 state.wanted.push(*block);
             }
         }
+        self.changed.notify_all();
         while missing.iter().any(|block| state.coming.contains(block)) {
             if self.lost.load(Ordering::Acquire) {
                 return Err(Lost);
@@ -139,6 +142,30 @@ impl Arrivals {
     pub fn wait_for_all(&self) -> Result<(), Lost> {
         let coming = self.coming();
         self.wait(coming).map(drop)
+    }
+
+    /// The guest's code was left for something that it did: it has begun to run.
+    pub fn guest_left(&self) {
+        if !self.has_left.swap(true, Ordering::AcqRel) {
+            // With the lock, so that nobody looks before and sleeps after.
+            let _state = self.state.lock();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until it can't be put off any more to bring in what nobody needs yet: somebody waits for a block, or the guest has
+    /// begun to run. Nor is there anything to wait for when all is in or lost.
+    pub fn wait_for_need(&self) {
+        let mut state = self.state.lock();
+        let is_needed = |state: &State| {
+            self.is_complete()
+                || !state.wanted.is_empty()
+                || self.has_left.load(Ordering::Acquire)
+                || self.lost.load(Ordering::Acquire)
+        };
+        while !is_needed(&state) {
+            self.changed.wait(&mut state);
+        }
     }
 
     /// Whether `block` was among those that came late, or still is.
@@ -249,6 +276,25 @@ mod tests {
         assert_eq!(arrivals.wait([Block(2)]), Err(Lost));
         assert_eq!(arrivals.wait([Block(3)]), Ok(false), "what is in stays");
         assert_eq!(arrivals.loss().as_deref(), Some("the disk failed"));
+    }
+
+    #[test]
+    fn what_nobody_needs_can_wait_until_the_guest_has_begun() {
+        let needs: [fn(&Arrivals); 4] = [
+            Arrivals::guest_left,
+            Arrivals::all_arrived,
+            |arrivals| arrivals.lose(None),
+            |arrivals| drop(arrivals.wait([Block(2)])),
+        ];
+        for need in needs {
+            let arrivals = Arc::new(Arrivals::new([Block(2)]));
+            let (waits, needs) = (arrivals.clone(), arrivals.clone());
+            let waiting = thread::spawn(move || waits.wait_for_need());
+            let needing = thread::spawn(move || need(&needs));
+            waiting.join().unwrap();
+            arrivals.all_arrived();
+            needing.join().unwrap();
+        }
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, Protection};
 use machine::{Kvm, MachineError};
 use pages::{PageCount, PageIndex, PageRange, PageSet};
-use process_guest::{GuestError, ProcessConfig, ProcessGuest};
+use process_guest::{GuestError, ProcessConfig, ProcessGuest, SavedGuest};
 use process_kernel::fs::MountTable;
 use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
@@ -27,7 +28,7 @@ use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
-use crate::restored::{Alarm, Behind, Conclusion, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, Conclusion, Foresight, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{self, LoopbackBridge, RuntimeBridge};
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
@@ -151,6 +152,11 @@ impl ReadyMachine {
         Ok(Self { guest, host, guard: MemoryGuard::new(), timeline })
     }
 
+    /// Starts what of the machine's threads can be started before it is known what will run in it. This process is confined by now.
+    pub fn start_threads(&self) -> Result<(), InstanceError> {
+        Ok(self.guest.start_driver()?)
+    }
+
     /// The request has come: time counts from here.
     pub fn begin_request(&mut self) {
         self.timeline.begin_request();
@@ -210,21 +216,31 @@ impl ReadyMachine {
     ) -> Result<FunctionGuest, InstanceError> {
         let Self { guest, host, mut guard, mut timeline } = self;
         let Opened { snapshot, layout, saved } =
-            timeline.measure(Phase::SnapshotOpened, || checkpoint::open(directory, &host))?;
+            timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedGuest>(directory, &host))?;
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
-        let mut revival = timeline.measure(Phase::StateRestored, || {
-            guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
-        })?;
+        let arrivals = Arc::new(saved.guest.late_blocks());
+        let late = LateBlocks { arrivals: arrivals.clone(), first: saved.guest.first_blocks() };
+        let behind = Behind { memory: guest.memory(), ready: Some(guest.ready_memory()), late: Some(late) };
+        // The guest's objects are made again, files opened among them, while another thread plans.
+        let (revival, foreseen) = thread::scope(|scope| {
+            let plan = || behind.foresee(&snapshot, &layout, options);
+            let planning = thread::Builder::new().name("planner".to_owned()).spawn_scoped(scope, plan);
+            let revival = timeline.measure(Phase::StateRestored, || {
+                guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
+            });
+            let planned = planning.map(|planning| planning.join());
+            (revival, planned)
+        });
+        let foreseen = foreseen.map_err(RestoreError::Thread)?;
+        let foreseen = foreseen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let mut revival = revival?;
+        revival.expect(arrivals.clone());
         let victim = Victim::default();
-        let late = LateBlocks { arrivals: revival.expect_late_blocks(), first: revival.first_blocks() };
-        let arrivals = late.arrivals.clone();
         let restored = {
             let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
-            let memory = guest.memory();
-            let ready = Some(guest.ready_memory());
-            let behind = Behind { memory, ready, late: Some(late), files: &files };
             let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
-            Restored::begin(behind, snapshot, layout, options, alarm, &mut timeline)?
+            let foresight = Foresight { snapshot, layout, foreseen };
+            Restored::begin(&behind, foresight, &files, options, alarm, &mut timeline)?
         };
         let context = revival.context();
         connect_log(&context.ipc, listeners);

@@ -35,6 +35,15 @@ impl Ready {
         })
     }
 
+    /// Starts what of its threads can be started ahead. This process is confined by now.
+    pub fn start_threads(&self) -> Result<(), InstanceError> {
+        match self {
+            Self::Process(machine) => machine.start_threads(),
+            // Its processors come with its kernel.
+            Self::Linux(_) => Ok(()),
+        }
+    }
+
     /// Says which memory is to be made ready ahead.
     pub fn want_memory_ready(&mut self, pages: &PageSet) {
         match self {

@@ -28,7 +28,7 @@ use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::function_guest::{InstanceError, Listeners, events_to};
 use crate::memory_guard::MemoryGuard;
-use crate::restored::{Alarm, Behind, Conclusion, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, Conclusion, Foresight, RestoreOptions, Restored, Victim};
 use crate::runtime_bridge::{RuntimeBridge, Sockets};
 
 /// How long a guest may take to come to rest: its first program freezes the function and closes its connection.
@@ -129,9 +129,11 @@ impl ReadyLinux {
         let hardware = config.hardware()?;
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let victim = Victim::default();
-        let behind = Behind { memory: ready.memory(), ready: None, late: None, files: &[] };
+        let behind = Behind { memory: ready.memory(), ready: None, late: None };
+        let foreseen = behind.foresee(&snapshot, &layout, options)?;
+        let foresight = Foresight { snapshot, layout, foreseen };
         let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
-        let restored = Restored::begin(behind, snapshot, layout, options, alarm, &mut timeline)?;
+        let restored = Restored::begin(&behind, foresight, &[], options, alarm, &mut timeline)?;
         let line = Line::new();
         let sockets = Box::new(line.clone());
         let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;

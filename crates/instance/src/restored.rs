@@ -7,8 +7,8 @@ use guest_memory::GuestMemory;
 use pages::PageSet;
 use parking_lot::Mutex;
 use restore::{
-    GuestLayout, LateBlocks, LoadingSetProblem, Record, RestoreError, RestoreHandle, RestoreRequest,
-    RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
+    Foreseen, GuestLayout, LateBlocks, LoadingSetProblem, Record, RestoreError, RestoreHandle,
+    RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
 };
 use serde_bytes::ByteBuf;
 use snapshot::Snapshot;
@@ -61,7 +61,7 @@ impl Victim {
     }
 }
 
-/// What a snapshot's memory is put behind.
+/// What a snapshot's memory is put behind, as far as it is known before the guest's files are open.
 pub(crate) struct Behind<'a> {
     pub memory: &'a Arc<GuestMemory>,
     /// For a process guest, whose own page tables forbid the writes that its regions don't allow: the memory that was made
@@ -69,8 +69,55 @@ pub(crate) struct Behind<'a> {
     pub ready: Option<&'a PageSet>,
     /// What of memory may come in while the guest runs.
     pub late: Option<LateBlocks>,
-    /// The files that the guest has mapped.
-    pub files: &'a [BorrowedFd<'a>],
+}
+
+impl Behind<'_> {
+    /// Works out how the snapshot's memory is put there.
+    pub fn foresee(
+        &self,
+        snapshot: &Snapshot,
+        layout: &GuestLayout,
+        options: &RestoreOptions,
+    ) -> Result<Foreseen, RestoreError> {
+        restore::foresee(&self.request(snapshot, layout, options))
+    }
+
+    fn request<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        layout: &'a GuestLayout,
+        options: &RestoreOptions,
+    ) -> RestoreRequest<'a> {
+        let mut request = RestoreRequest::new(self.memory, snapshot, layout, &[], options.strategy);
+        request.techniques = options.techniques;
+        request.random_access = options.random_access.unwrap_or(request.random_access);
+        request.record = match options.record {
+            Wish::No => Record::No,
+            Wish::IfNeeded => Record::IfNeeded(Default::default()),
+            Wish::Again => Record::Always(Default::default()),
+        };
+        match self.ready {
+            Some(ready) => {
+                request.tables_forbid_writes = true;
+                request.ready = ready.clone();
+            }
+            // Hardware KVM maps no neighbours: copying them would be in vain.
+            None => request.techniques.neighbours_ahead = false,
+        }
+        request.late = self.late.clone();
+        if options.verify {
+            // What is compared is all there.
+            request.techniques.late_blocks = false;
+        }
+        request
+    }
+}
+
+/// A snapshot, and what was worked out for it.
+pub(crate) struct Foresight {
+    pub snapshot: Snapshot,
+    pub layout: GuestLayout,
+    pub foreseen: Foreseen,
 }
 
 /// What follows when memory can't be brought back.
@@ -101,37 +148,18 @@ pub(crate) struct Restored {
 }
 
 impl Restored {
-    /// Puts the snapshot's memory behind the guest.
+    /// Puts the snapshot's memory behind the guest, whose `files` are open, as it was foreseen.
     pub fn begin(
-        Behind { memory, ready, late, files }: Behind<'_>,
-        snapshot: Snapshot,
-        layout: GuestLayout,
+        behind: &Behind<'_>,
+        Foresight { snapshot, layout, foreseen }: Foresight,
+        files: &[BorrowedFd<'_>],
         options: &RestoreOptions,
         alarm: Alarm,
         timeline: &mut Timeline,
     ) -> Result<Self, RestoreError> {
-        let mut request = RestoreRequest::new(memory, &snapshot, &layout, files, options.strategy);
-        request.techniques = options.techniques;
-        request.random_access = options.random_access.unwrap_or(request.random_access);
-        request.record = match options.record {
-            Wish::No => Record::No,
-            Wish::IfNeeded => Record::IfNeeded(Default::default()),
-            Wish::Again => Record::Always(Default::default()),
-        };
-        match ready {
-            Some(ready) => {
-                request.tables_forbid_writes = true;
-                request.ready = ready.clone();
-            }
-            // Hardware KVM maps no neighbours: copying them would be in vain.
-            None => request.techniques.neighbours_ahead = false,
-        }
-        let arrivals = late.as_ref().map(|late| late.arrivals.clone());
-        request.late = late;
-        if options.verify {
-            // What is compared is all there.
-            request.techniques.late_blocks = false;
-        }
+        let mut request = behind.request(&snapshot, &layout, options);
+        request.guest_files = files;
+        let arrivals = behind.late.as_ref().map(|late| late.arrivals.clone());
         let Alarm { victim, learned } = alarm;
         let tell = learned.clone();
         let failed = Arc::new(OnceLock::new());
@@ -151,9 +179,9 @@ impl Restored {
                 arrivals.lose(Some(reason));
             }
         }));
-        let handle = restore::restore(&request, timeline)?;
+        let handle = restore::restore_foreseen(&request, foreseen, timeline)?;
         if options.verify {
-            let pages = restore::wrong_pages(memory, &snapshot, &layout, files)?;
+            let pages = restore::wrong_pages(behind.memory, &snapshot, &layout, files)?;
             if !pages.is_empty() {
                 return Err(RestoreError::WrongPages { pages });
             }

@@ -118,6 +118,21 @@ impl PageSet {
         self.runs.iter().flat_map(|run| other.within(*run)).collect()
     }
 
+    /// The same with the pages between two runs that are at most `gap` pages apart.
+    #[must_use]
+    pub fn bridged(&self, gap: PageCount) -> Self {
+        let mut runs: Vec<PageRange> = Vec::with_capacity(self.runs.len());
+        for run in &self.runs {
+            match runs.last_mut() {
+                Some(last) if run.start.0 - last.end().0 <= gap.0 => {
+                    *last = PageRange::between(last.start, run.end());
+                }
+                _ => runs.push(*run),
+            }
+        }
+        Self { runs }
+    }
+
     /// Pages in this set but not in `other`.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
@@ -237,6 +252,10 @@ mod tests {
             prop_assert_eq!(listed(&left.union(&right)), &left_model | &right_model);
             prop_assert_eq!(listed(&left.intersection(&right)), &left_model & &right_model);
             prop_assert_eq!(listed(&left.difference(&right)), &left_model - &right_model);
+            let bridged = left.bridged(PageCount(3));
+            prop_assert!(bridged.runs().is_sorted_by(|one, next| next.start.0 - one.end().0 > 3));
+            prop_assert_eq!((bridged.intersection(&left), bridged.end()), (left.clone(), left.end()));
+            prop_assert!(bridged.difference(&left).runs().iter().all(|gap| gap.count.0 <= 3));
             let gaps: BTreeSet<u64> = left.gaps(range(20, 100)).flat_map(PageRange::iter).map(|page| page.0).collect();
             prop_assert_eq!(gaps, &(20..120).collect::<BTreeSet<u64>>() - &left_model);
             for page in 0..240 {

@@ -44,12 +44,30 @@ impl Driver {
 /// # Errors
 /// EAGAIN when the host has no thread left.
 pub(crate) fn start(job: Box<Job>, threads: Weak<VcpuThreads>) -> Result<(), Errno> {
+    spawn(format!("vcpu-{}", job.thread.tid), move || Some(job), threads)
+}
+
+/// A new host thread that waits for its first job.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn ahead(threads: Weak<VcpuThreads>) -> Result<Driver, Errno> {
+    let (sender, jobs) = mpsc::channel();
+    spawn("vcpu".to_owned(), move || jobs.recv().ok(), threads)?;
+    Ok(Driver(sender))
+}
+
+fn spawn(
+    name: String,
+    first: impl FnOnce() -> Option<Box<Job>> + Send + 'static,
+    threads: Weak<VcpuThreads>,
+) -> Result<(), Errno> {
     std::thread::Builder::new()
-        .name(format!("vcpu-{}", job.thread.tid))
+        .name(name)
         .stack_size(STACK)
         .spawn(move || {
             jail::narrow(jail::Role::Guest);
-            let mut next = Some(job);
+            let mut next = first();
             while let Some(job) = next {
                 next = run(job, &threads).and_then(|cpu| wait(cpu, &threads));
             }

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use guest_memory::{AccessError, GuestMemory, MapError};
+use guest_memory::{AccessError, Arrivals, GuestMemory, MapError};
 use machine::{Kvm, MachineError, Vm};
-use pages::{PageCount, PageIndex, PageSet};
+use pages::{Block, PageCount, PageIndex, PageSet};
 use parking_lot::Mutex;
 use process_kernel::fs::{DirectoryOpener, MountTable, Vfs, VfsError};
 use process_kernel::mm::{MemoryImage, Mm};
@@ -85,6 +85,18 @@ pub struct SavedGuest {
     cpu_pages: Vec<PageIndex>,
 }
 
+impl SavedGuest {
+    /// See [`SavedProcess::late_blocks`].
+    pub fn late_blocks(&self) -> Arrivals {
+        self.process.late_blocks()
+    }
+
+    /// See [`SavedProcess::first_blocks`].
+    pub fn first_blocks(&self) -> Vec<Block> {
+        self.process.first_blocks()
+    }
+}
+
 /// Makes vCPUs for threads, each driven by a host thread.
 pub(crate) struct VcpuThreads {
     vm: Arc<Vm>,
@@ -103,6 +115,8 @@ struct Cpus {
     idle: Vec<Idle>,
     /// Made ahead.
     spare: Vec<SpareCpu>,
+    /// Host threads started ahead for them.
+    drivers: Vec<Driver>,
     /// Every page that belongs to a vCPU of the guest.
     pages: Vec<PageIndex>,
     /// Those of them that no vCPU has taken since a restore.
@@ -124,7 +138,7 @@ impl VcpuThreads {
         self.cpus.lock().idle.push(idle);
     }
 
-    /// A vCPU for a guest thread, with the host thread that drove it before, if it was used.
+    /// A vCPU for a guest thread, with a host thread that waits to drive it, if there is one.
     fn take(&self, mm: &Mm) -> Result<(GuestCpu, Option<Driver>), GuestError> {
         let mut cpus = self.cpus.lock();
         if let Some(Idle { cpu, driver }) = cpus.idle.pop() {
@@ -143,7 +157,8 @@ impl VcpuThreads {
                 page
             }
         };
-        Ok((spare.place(mm.memory(), page, mm.page_table_root())?, None))
+        let driver = cpus.drivers.pop();
+        Ok((spare.place(mm.memory(), page, mm.page_table_root())?, driver))
     }
 }
 
@@ -216,6 +231,18 @@ impl ProcessGuest {
             let spare = self.hooks.spare()?;
             self.hooks.cpus.lock().spare.push(spare);
         }
+        Ok(())
+    }
+
+    /// Starts the host thread that will drive the first vCPU, which costs a restore 0.1 ms. It confines itself, so this process must
+    /// be as confined as it is to be.
+    ///
+    /// # Errors
+    /// [`GuestError::Thread`].
+    pub fn start_driver(&self) -> Result<(), GuestError> {
+        let driver =
+            driver::ahead(self.hooks.this.clone()).map_err(|errno| GuestError::Thread(errno.into()))?;
+        self.hooks.cpus.lock().drivers.push(driver);
         Ok(())
     }
 
@@ -357,6 +384,8 @@ impl ProcessGuest {
         for (thread, state) in threads {
             process.hooks.spawn(&process, &thread, state.cpu, state.fpu).map_err(GuestError::Memory)?;
         }
+        // Starting a thread for it takes time that the guest need not wait for.
+        process.keep_vdso_fresh();
         Ok(process)
     }
 

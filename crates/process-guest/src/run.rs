@@ -53,7 +53,7 @@ pub(crate) fn run_thread(
             break;
         }
         let event = cpu.enter(&mut state);
-        let left = FirstExit::now(first_exit);
+        let left = FirstExit::now(first_exit, process);
         match event {
             Event::SystemCall => {
                 left.note();
@@ -120,18 +120,20 @@ fn goes_on(mut cx: Cx<'_>, interrupted: Option<Restart>) -> Next {
 }
 
 /// When guest code was left, if it may have been for the first time; only the first of all threads counts.
-struct FirstExit<'a>(Option<(&'a AtomicU64, u64)>);
+struct FirstExit<'a>(Option<(&'a AtomicU64, &'a Process, u64)>);
 
 impl<'a> FirstExit<'a> {
     /// Guest code was left just now.
-    fn now(first: &'a AtomicU64) -> Self {
-        Self((first.load(Ordering::Relaxed) == 0).then(|| (first, monotonic())))
+    fn now(first: &'a AtomicU64, process: &'a Process) -> Self {
+        Self((first.load(Ordering::Relaxed) == 0).then(|| (first, process, monotonic())))
     }
 
     /// It was left for what the guest did, not only to wait for memory that was still to come.
     fn note(self) {
-        if let Self(Some((first, now))) = self {
-            let _ = first.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst);
+        if let Self(Some((first, process, now))) = self
+            && first.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
+            process.mm.guest_left();
         }
     }
 }

@@ -17,7 +17,6 @@ use crate::error::RestoreError;
 use crate::failure::{FailureHook, LoadFailure};
 use crate::fresh::Fresh;
 use crate::loader::{LoaderJob, Reading};
-use crate::loading_set::LoadingSet;
 use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
 use crate::placement::FromFile;
@@ -26,11 +25,6 @@ use crate::progress::{Half, Progress};
 use crate::schedule::Unit;
 use crate::sole_reader::SoleReader;
 use crate::timeline::monotonic_ns;
-
-/// So many mappings are made before the guest runs (some 4 ms). Each that is made beside it interrupts it and makes it wait for
-/// the address space's lock: `hello`, whose 516 mappings are made first, has its first exit 5.8 to 6.4 ms after the request with
-/// cold files so, 7.5 to 8 ms when all but 160 are made beside it.
-const MAPPED_FIRST: usize = 1024;
 
 /// The files behind guest memory, kept open for as long as it is brought in.
 pub(crate) struct Files {
@@ -42,12 +36,8 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The files that `plan` maps, and that are read into guest memory.
-    pub fn of(
-        request: &RestoreRequest<'_>,
-        set: &LoadingSet,
-        plan: &RestorePlan,
-    ) -> Result<Self, RestoreError> {
+    /// The files that `plan` maps, and that are read into guest memory; `set` is the loading-set file.
+    pub fn of(request: &RestoreRequest<'_>, set: &File, plan: &RestorePlan) -> Result<Self, RestoreError> {
         let supplied = request.guest_files.len();
         let missing = plan.steps.iter().find_map(|step| match step {
             MapStep::GuestFile { file, .. } => Some(file.0).filter(|index| *index as usize >= supplied),
@@ -59,7 +49,7 @@ impl Files {
         let guest_files = request.guest_files.iter().map(BorrowedFd::try_clone_to_owned);
         Ok(Self {
             memory_file: request.snapshot.memory_file().try_clone().map_err(RestoreError::Thread)?,
-            loading_set: set.file.try_clone().map_err(RestoreError::Thread)?,
+            loading_set: set.try_clone().map_err(RestoreError::Thread)?,
             guest_files: guest_files.collect::<Result<_, _>>().map_err(RestoreError::Thread)?,
         })
     }
@@ -86,9 +76,10 @@ pub(crate) struct Outcome {
 }
 
 impl BringIn {
-    /// Maps piece after piece, until none is left.
+    /// Maps piece after piece, until none is left. Until the guest has begun to run, only what is waited for: mapping beside its
+    /// start interrupts it, takes a processor, and makes it wait for the address space's lock.
     pub fn map(&self) {
-        while let Some(index) = self.progress.take(Half::Map) {
+        while let Some(index) = self.progress.take_when_needed(Half::Map) {
             let unit = self.progress.schedule().units.get(index);
             if let Err(error) = self.map_one(index) {
                 return self.fail(not_placed(unit, error));
@@ -96,16 +87,12 @@ impl BringIn {
         }
     }
 
-    /// Maps the piece that is done before the guest runs, and others up to [`MAPPED_FIRST`]; says whether that was all.
-    pub fn map_first(&self) -> Result<bool, RestoreError> {
-        let mut mappings = 0;
-        while mappings <= MAPPED_FIRST {
-            let Some(index) = self.progress.take(Half::Map) else { return Ok(true) };
+    /// Maps the pieces that are mapped before the guest runs.
+    pub fn map_first(&self) -> Result<(), RestoreError> {
+        while let Some(index) = self.progress.take_first() {
             self.map_one(index)?;
-            let unit = self.progress.schedule().units.get(index);
-            mappings += unit.map_or(0, |unit| unit.steps.mappings());
         }
-        Ok(false)
+        Ok(())
     }
 
     fn map_one(&self, index: usize) -> Result<(), RestoreError> {

@@ -15,8 +15,9 @@ use crate::description;
 use crate::error::RestoreError;
 use crate::faasnap;
 use crate::failure::FailureHook;
+use crate::foresight::{Foreseen, Way, foresee};
 use crate::handle::{Background, RestoreHandle, RestoreWarning};
-use crate::layout::{Backing, GuestLayout, LayoutError};
+use crate::layout::{Backing, GuestLayout};
 use crate::loading_set::LoadingSet;
 use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
@@ -117,10 +118,22 @@ impl<'a> RestoreRequest<'a> {
 /// # Errors
 /// [`RestoreError`]; then the reservation holds a mixture, and the guest must not run.
 pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<RestoreHandle, RestoreError> {
+    restore_foreseen(request, foresee(request)?, timeline)
+}
+
+/// As [`restore`], by what was worked out before for the same request, but that its files and its hook may have been unknown.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_foreseen(
+    request: &RestoreRequest<'_>,
+    foreseen: Foreseen,
+    timeline: &mut Timeline,
+) -> Result<RestoreHandle, RestoreError> {
+    let Foreseen { way, warnings, from_ns, until_ns } = foreseen;
     timeline.strategy = Some(request.strategy);
-    check(request)?;
-    let mut warnings = Vec::new();
-    let way = timeline.measure(Phase::Planned, || choose_way(request, &mut warnings))?;
+    let since = |at: u64| at.saturating_sub(timeline.request_at_ns);
+    timeline.record(Phase::Planned, since(from_ns), since(until_ns));
     timeline.fell_back = warnings.iter().find_map(|warning| match warning {
         RestoreWarning::FellBack { problem, .. } => Some(problem.to_string()),
         RestoreWarning::NotRecorded(_) => None,
@@ -130,7 +143,7 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
         Way::Mapped => mapped(request, timeline, request.random_access),
         Way::Recorded(prepared) => recorded(request, timeline, prepared),
         Way::Read => read(request, timeline),
-        Way::Loaded(set) => faasnap::loaded(request, timeline, set),
+        Way::Loaded(draft) => faasnap::loaded(request, timeline, *draft),
         Way::Userfaults { working_set } => userfaults(request, timeline, working_set),
     };
     let Restored { plan, background, loading_set, placed, prefetched_bytes, loader_start_ns } = restored?;
@@ -164,20 +177,6 @@ pub fn restore(request: &RestoreRequest<'_>, timeline: &mut Timeline) -> Result<
     })
 }
 
-/// How memory comes back in the end: a strategy, with what its files allow.
-enum Way {
-    /// By faults on the mapped memory file.
-    Mapped,
-    /// The same, watched.
-    Recorded(Prepared),
-    /// Read before the guest runs.
-    Read,
-    /// By the loader.
-    Loaded(LoadingSet),
-    /// By userfaults, after installing a working set when there is one; recorded when there is none.
-    Userfaults { working_set: Option<LoadingSet> },
-}
-
 /// What one way leaves for the handle.
 #[derive(Default)]
 pub(crate) struct Restored {
@@ -188,71 +187,6 @@ pub(crate) struct Restored {
     pub placed: PageSet,
     pub prefetched_bytes: u64,
     pub loader_start_ns: u64,
-}
-
-fn check(request: &RestoreRequest<'_>) -> Result<(), RestoreError> {
-    let (layout, snapshot) = (request.layout.page_count().0, request.snapshot.page_count().0);
-    if layout != snapshot {
-        return Err(LayoutError::PageCount { layout, snapshot }.into());
-    }
-    let reserved = request.memory.reserved().0;
-    if layout > reserved {
-        return Err(RestoreError::ReservationTooSmall { needed: layout, reserved });
-    }
-    let uses_recordings = matches!(request.strategy, RestoreStrategy::Reap | RestoreStrategy::FaaSnap);
-    if matches!(request.record, Record::Always(_)) && !uses_recordings {
-        let reason = "it uses no recording, so there is nothing to record".to_owned();
-        return Err(RestoreError::Unavailable { strategy: request.strategy, reason });
-    }
-    Ok(request.layout.check_stored(request.snapshot.stored_pages())?)
-}
-
-fn choose_way(request: &RestoreRequest<'_>, warnings: &mut Vec<RestoreWarning>) -> Result<Way, RestoreError> {
-    let strategy = request.strategy;
-    match strategy {
-        RestoreStrategy::OnDemand | RestoreStrategy::Cached => return Ok(Way::Mapped),
-        RestoreStrategy::Eager => return Ok(Way::Read),
-        RestoreStrategy::Reap | RestoreStrategy::FaaSnap => {}
-    }
-    let options = match request.record {
-        Record::Always(options) => Some(options),
-        Record::No | Record::IfNeeded(_) => {
-            let name = LoadingSet::file_name(strategy);
-            match LoadingSet::open(request.snapshot, name, request.layout) {
-                Ok(set) if strategy == RestoreStrategy::Reap => {
-                    return Ok(Way::Userfaults { working_set: Some(set) });
-                }
-                Ok(set) => return Ok(loaded_or_recorded(request, set)),
-                Err(problem) => warnings.push(RestoreWarning::FellBack { strategy, problem }),
-            }
-            match request.record {
-                Record::IfNeeded(options) => Some(options),
-                _ => None,
-            }
-        }
-    };
-    match options {
-        None => Ok(Way::Mapped),
-        Some(_) if strategy == RestoreStrategy::Reap => Ok(Way::Userfaults { working_set: None }),
-        Some(options) => Ok(match Prepared::new(request.snapshot, options) {
-            Ok(prepared) => Way::Recorded(prepared),
-            Err(error) => {
-                warnings.push(RestoreWarning::NotRecorded(error));
-                Way::Mapped
-            }
-        }),
-    }
-}
-
-/// By the loader; recorded once more when the last invocation needed much that the recording doesn't have.
-fn loaded_or_recorded(request: &RestoreRequest<'_>, set: LoadingSet) -> Way {
-    match request.record {
-        Record::IfNeeded(options) if LoadingSet::is_outgrown(request.snapshot) => {
-            // Who can't record has a recording all the same.
-            Prepared::new(request.snapshot, options).map_or(Way::Loaded(set), Way::Recorded)
-        }
-        _ => Way::Loaded(set),
-    }
 }
 
 fn mapped(

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
 
+use guest_memory::Arrivals;
 use pages::PageSet;
 use parking_lot::Mutex;
 
@@ -24,20 +25,29 @@ use crate::timeline::{Phase, Timeline};
 pub(crate) fn loaded(
     request: &RestoreRequest<'_>,
     timeline: &mut Timeline,
-    set: LoadingSet,
+    draft: Draft,
 ) -> Result<Restored, RestoreError> {
-    let techniques = Techniques {
-        private_reads: request.techniques.private_reads && request.tables_forbid_writes,
-        ..request.techniques
+    let techniques = draft.job.techniques;
+    let Draft { plan, placed, loading_set, .. } = draft;
+    let files = Files::of(request, draft.job.set_file(), &plan)?;
+    // Without private copies the page cache is what the guest maps.
+    let private = techniques.private_reads;
+    let (set_file, read) = (draft.job.set_file(), draft.job.file());
+    let sole_reader = private.then(|| SoleReader::begin(set_file, read, loading_set.count())).flatten();
+    let work = BringIn {
+        sole_reader: Mutex::new(sole_reader),
+        job: draft.job,
+        progress: Progress::new(draft.schedule, draft.arrivals),
+        files,
+        on_failure: request.on_failure.clone(),
+        outcome: Outcome::default(),
     };
-    let Planned { plan, placed, loading_set, work } =
-        timeline.measure(Phase::Planned, || prepare(request, set, techniques))?;
     let work = Arc::new(work);
     let start_ns = timeline.now_ns();
     // The disk works while the mappings are made.
     let mut loader = Loader::start(Arc::clone(&work)).map_err(RestoreError::Thread)?;
-    let all_mapped = timeline.measure(Phase::Mapped, || work.map_first())?;
-    if !all_mapped {
+    timeline.measure(Phase::Mapped, || work.map_first())?;
+    if work.progress.schedule().has_late_units() {
         loader.start_mapper().map_err(RestoreError::Thread)?;
     }
     let first_is_read = work.progress.schedule().units.first().is_some_and(Unit::has_content);
@@ -63,19 +73,22 @@ pub(crate) fn loaded(
 }
 
 /// What is known before anything is mapped.
-struct Planned {
+pub(crate) struct Draft {
     plan: RestorePlan,
     /// Pages whose memory is there.
     placed: PageSet,
     loading_set: PageSet,
-    work: BringIn,
+    job: LoaderJob,
+    schedule: Schedule,
+    arrivals: Arc<Arrivals>,
 }
 
-fn prepare(
-    request: &RestoreRequest<'_>,
-    set: LoadingSet,
-    techniques: Techniques,
-) -> Result<Planned, RestoreError> {
+/// Plans how `set` is brought in.
+pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Draft, RestoreError> {
+    let techniques = Techniques {
+        private_reads: request.techniques.private_reads && request.tables_forbid_writes,
+        ..request.techniques
+    };
     let from_file = match techniques.loading_set_file {
         FileUse::Always => true,
         FileUse::Weighed => set.is_worth_mapping(),
@@ -93,7 +106,6 @@ fn prepare(
         false => Placement::default(),
     };
     let plan = mapped_plan(request, &layout, &runs).around(&placement.kept());
-    let files = Files::of(request, &set, &plan)?;
     let loading_set = set.pages();
     // What has its place needs no mapping, so the compact file costs nothing that the memory file doesn't.
     let wholly_placed = loading_set.difference(&placement.pages).is_empty();
@@ -111,17 +123,5 @@ fn prepare(
     if request.random_access {
         schedule.read_singly(&random_pages(request, &plan));
     }
-    // Without private copies the page cache is what the guest maps.
-    let private = techniques.private_reads;
-    let sole_reader =
-        private.then(|| SoleReader::begin(&files.loading_set, job.file(), loading_set.count())).flatten();
-    let work = BringIn {
-        sole_reader: Mutex::new(sole_reader),
-        job,
-        progress: Progress::new(schedule, arrivals),
-        files,
-        on_failure: request.on_failure.clone(),
-        outcome: Outcome::default(),
-    };
-    Ok(Planned { plan, placed: placement.pages, loading_set, work })
+    Ok(Draft { plan, placed: placement.pages, loading_set, job, schedule, arrivals })
 }

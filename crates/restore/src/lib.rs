@@ -15,6 +15,7 @@ mod engine;
 mod error;
 mod faasnap;
 mod failure;
+mod foresight;
 mod fresh;
 mod handle;
 mod layout;
@@ -39,9 +40,10 @@ mod tests;
 mod timeline;
 
 pub use compare::{Unwritten, wrong_pages, wrong_unwritten_pages};
-pub use engine::{LateBlocks, Record, RestoreRequest, restore};
+pub use engine::{LateBlocks, Record, RestoreRequest, restore, restore_foreseen};
 pub use error::RestoreError;
 pub use failure::{FailureHook, LoadFailure};
+pub use foresight::{Foreseen, foresee};
 pub use handle::{Outcome, RestoreHandle, RestoreWarning};
 pub use layout::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
 pub use loading_set::{

@@ -112,6 +112,11 @@ impl LoaderJob {
         self.memory_file.is_none() && self.set.disk().has_large_window()
     }
 
+    /// The loading-set file.
+    pub fn set_file(&self) -> &File {
+        &self.set.file
+    }
+
     /// The file that the set is read from.
     pub fn file(&self) -> &File {
         self.memory_file.as_ref().map_or(&self.set.file, |(file, _)| file)

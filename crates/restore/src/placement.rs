@@ -5,10 +5,21 @@
 //! there, and their content is read into it; everything else is mapped as usual. All of a block is in place before the guest
 //! can see it, since nothing may arrive late in plain memory.
 
-use pages::{PAGE_SIZE, PageRange, PageSet};
+use pages::{PAGE_SIZE, PageCount, PageRange, PageSet};
 
-use crate::layout::{Access, Backing, FileIndex, GuestLayout};
+use crate::layout::{Access, Backing, FileIndex, GuestLayout, Region};
 use crate::loading_set::LoadingSet;
+
+/// Pages of a file between two that are known are placed with them, up to so many: each takes 0.3 us to copy from the page
+/// cache, a mapping in their place 4.5 us, and a file's pages read together need one call.
+pub(crate) const BRIDGE: PageCount = PageCount(8);
+
+/// The pages `files` of the guest's files, and those between them in the same region.
+fn with_bridges(files: &PageSet, layout: &GuestLayout) -> PageSet {
+    let of_files = layout.regions().iter().filter(|region| matches!(region.backing, Backing::File { .. }));
+    let bridged = |region: &Region| files.within(region.range).collect::<PageSet>().bridged(BRIDGE);
+    of_files.flat_map(|region| bridged(region).runs().to_vec()).collect::<PageSet>().union(files)
+}
 
 /// A run of pages and where in a file of the guest its content is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +52,7 @@ impl Placement {
     /// What to place of a guest with `layout` and `stored` pages into `ready` memory, which is zero.
     pub fn new(ready: &PageSet, layout: &GuestLayout, stored: &PageSet, set: &LoadingSet) -> Self {
         let loading = set.pages();
-        let known = loading.union(set.fresh()).union(set.files());
+        let known = loading.union(set.fresh()).union(&with_bridges(set.files(), layout));
         Self::of(ready, layout, stored, &loading, &known)
     }
 
@@ -89,10 +100,7 @@ impl Placement {
 
 #[cfg(test)]
 mod tests {
-    use pages::PageCount;
-
     use super::*;
-    use crate::layout::Region;
     use crate::tests::sample::{range, set};
 
     #[test]
@@ -115,6 +123,18 @@ mod tests {
         assert_eq!(placement.idle, set(&[(50, 52), (70, 80), (82, 100)]));
         let offset = 0x3000 + 3 * PAGE_SIZE;
         assert_eq!(placement.files, [FromFile { range: range(3, 5), file: FileIndex(2), offset }]);
+    }
+
+    #[test]
+    fn gaps_in_files_are_bridged_but_not_from_one_region_to_the_next() {
+        let file = |offset| Backing::File { file: FileIndex(0), offset, shared: false };
+        let region = |start, end, backing| Region { range: range(start, end), backing, access: Access::Read };
+        let regions =
+            vec![region(0, 50, file(0)), region(50, 60, file(0x5_0000)), region(60, 99, Backing::Memory)];
+        let layout = GuestLayout::new(PageCount(100), regions).unwrap();
+        let files = set(&[(0, 2), (10, 14), (25, 26), (48, 49), (52, 53), (70, 71), (73, 74)]);
+        let bridged = set(&[(0, 14), (25, 26), (48, 49), (52, 53), (70, 71), (73, 74)]);
+        assert_eq!(with_bridges(&files, &layout), bridged);
     }
 
     #[test]

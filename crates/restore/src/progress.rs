@@ -84,6 +84,18 @@ impl Progress {
         &self.schedule
     }
 
+    /// The next of the pieces that are mapped before the guest runs, which is the caller's then; `None` when there is none.
+    pub fn take_first(&self) -> Option<usize> {
+        let mut state = self.state.lock();
+        for (index, stages) in state.stages.iter_mut().enumerate().take(self.schedule.first) {
+            if stages.map == Stage::Open {
+                stages.map = Stage::Taken;
+                return Some(index);
+            }
+        }
+        None
+    }
+
     /// The next piece whose `half` is to be done, which is the caller's then; `None` when there is none.
     pub fn take(&self, half: Half) -> Option<usize> {
         let wanted = self.arrivals.wanted();
@@ -101,6 +113,12 @@ impl Progress {
             }
         }
         None
+    }
+
+    /// The same, once it can't be put off any more.
+    pub fn take_when_needed(&self, half: Half) -> Option<usize> {
+        self.arrivals.wait_for_need();
+        self.take(half)
     }
 
     /// A half that was taken is done.
@@ -184,6 +202,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loader::Piece;
     use crate::placement::Placement;
     use crate::plan::RestorePlan;
     use crate::schedule::Late;
@@ -214,6 +233,28 @@ mod tests {
         progress.done(Half::Map, 2);
         assert!(progress.wait_until_mapped([Block(3), Block(2), Block(0)]));
         assert_eq!(arrivals.coming(), [Block(4), Block(5)]);
+    }
+
+    #[test]
+    fn what_is_needed_first_is_mapped_before_and_the_rest_when_it_is_needed() {
+        let blocks: Vec<Block> = (2..6).map(Block).collect();
+        let late = Late { blocks: &blocks, first: &[Block(4)] };
+        let pieces = [vec![Piece { range: Block(2).pages(), offset: 0 }]];
+        let schedule = Schedule::new(&RestorePlan::default(), &Placement::default(), &pieces, late);
+        let arrivals = Arc::new(Arrivals::new(blocks.clone()));
+        let progress = Arc::new(Progress::new(schedule, arrivals.clone()));
+        assert_eq!(
+            [progress.take_first(), progress.take_first(), progress.take_first()],
+            [Some(0), Some(1), None]
+        );
+        let taking = {
+            let progress = progress.clone();
+            std::thread::spawn(move || progress.take_when_needed(Half::Map))
+        };
+        arrivals.guest_left();
+        assert_eq!(taking.join().unwrap(), Some(2));
+        progress.stop(None);
+        assert_eq!(progress.take_when_needed(Half::Map), None);
     }
 
     #[test]

@@ -37,6 +37,8 @@ impl Unit {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Schedule {
     pub units: Vec<Unit>,
+    /// How many of them are mapped before the guest runs.
+    pub first: usize,
     /// The piece of work that lets a late block in. All other blocks are the first one's.
     unit_of: HashMap<Block, usize>,
 }
@@ -111,13 +113,19 @@ impl Schedule {
         for block in late.blocks {
             unit_of.entry(*block).or_insert(last);
         }
+        let first = 1 + ordered.iter().take_while(|(block, _)| rank(block) != usize::MAX).count();
         let count = unit_of.values().max().map_or(1, |last| last + 1);
-        Self { units: vec![Unit::default(); count], unit_of }
+        Self { units: vec![Unit::default(); count], first, unit_of }
     }
 
     /// The piece of work that `block` belongs to.
     pub fn unit_of(&self, block: Block) -> usize {
         self.unit_of.get(&block).copied().unwrap_or(0)
+    }
+
+    /// Whether something is mapped while the guest runs.
+    pub fn has_late_units(&self) -> bool {
+        self.first < self.units.len()
     }
 
     fn edit(&mut self, unit: usize, change: impl FnOnce(&mut Unit)) {
@@ -212,6 +220,7 @@ mod tests {
     fn without_late_blocks_everything_is_done_first() {
         let schedule = schedule(Late::default());
         assert_eq!(schedule.units.len(), 1);
+        assert!(!schedule.has_late_units());
         assert_eq!(schedule.units[0].chunks, [1, 2]);
         assert!(schedule.units[0].blocks.is_empty());
     }
@@ -221,6 +230,7 @@ mod tests {
         let late = blocks(2..10);
         let schedule = schedule(Late { blocks: &late, first: &blocks([7, 4]) });
         let order: Vec<_> = schedule.units.iter().map(|unit| unit.blocks.clone()).collect();
+        assert_eq!(schedule.first, 3, "the worker's own and those needed first");
         let expected: [&[u64]; 7] = [&[], &[7], &[4], &[6], &[2], &[3], &[5, 8, 9]];
         assert_eq!(order, expected.map(|numbers| blocks(numbers.iter().copied())));
         let [first, _, four, six, two, three, _] = &schedule.units[..] else { panic!() };

@@ -103,17 +103,18 @@ pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
     };
     std::thread::Builder::new().name("node".to_owned()).spawn(read).map_err(WorkerError::Thread)?;
     let node = Node(Arc::new(Mutex::new(sender)));
+    // Without a machine there is no worker: the node hears why, and the worker ends.
+    let refuse = |error| node.send(&FromWorker::Failed(Refused::Instance(error).failure()));
     let machine = match Ready::new(kind) {
         Ok(machine) => machine,
-        // Without a machine there is no worker: the node hears why, and the worker ends.
-        Err(error) => {
-            let failure = Refused::Instance(error).failure();
-            return Ok(node.send(&FromWorker::Failed(failure))?);
-        }
+        Err(error) => return Ok(refuse(error)?),
     };
     jail::let_go_of_start_up();
     // From here on the node, a snapshot or a guest has a say.
     jail::begin_running()?;
+    if let Err(error) = machine.start_threads() {
+        return Ok(refuse(error)?);
+    }
     node.send(&FromWorker::Ready)?;
     let mut worker = Worker {
         node,

@@ -68,6 +68,11 @@ impl Mm {
         self.arrivals.loss()
     }
 
+    /// Guest code was left for the first time for something that it did: what of memory nobody needs yet may come in now.
+    pub fn guest_left(&self) {
+        self.arrivals.guest_left();
+    }
+
     /// How much was waited for memory so far.
     pub fn waits(&self) -> Waits {
         self.arrivals.waits()

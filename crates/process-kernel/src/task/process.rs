@@ -255,6 +255,11 @@ impl Process {
         self.vdso.refresh(&self.mm, &self.clock, image);
     }
 
+    /// Lets it be written every second from now on.
+    pub fn keep_vdso_fresh(self: &Arc<Self>) {
+        crate::vdso::keep_fresh(self);
+    }
+
     /// What getpid answers: [`Identity::pid`], and another number after each restore. A restored process is a copy, as a
     /// forked one is, and libraries with a random generator of their own (OpenSSL's) look at this number alone to see it:
     /// with the old one, two instances of a snapshot would draw the same keys.

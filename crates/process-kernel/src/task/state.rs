@@ -39,6 +39,31 @@ pub struct SavedProcess {
     monotonic: u64,
 }
 
+impl SavedProcess {
+    /// The blocks behind what the process has mapped, all of them still to come.
+    pub fn late_blocks(&self) -> Arrivals {
+        Arrivals::new(self.mm.blocks())
+    }
+
+    /// The blocks that are needed first, in that order: the clocks' page, which is written before anything runs, then where
+    /// each thread's code, stack and thread-local storage are.
+    pub fn first_blocks(&self) -> Vec<Block> {
+        let image = self.program.vdso;
+        let clocks = (image != 0).then(|| image.saturating_sub(pages::PAGE_SIZE));
+        let threads = self.threads.iter().flat_map(|thread| {
+            let cpu = &thread.state.cpu;
+            [cpu.registers.rip, cpu.registers.rsp, cpu.fs_base]
+        });
+        let mut blocks = Vec::new();
+        for block in clocks.into_iter().chain(threads).filter_map(|address| self.mm.block_behind(address)) {
+            if !blocks.contains(&block) {
+                blocks.push(block);
+            }
+        }
+        blocks
+    }
+}
+
 /// Every object kind and how it is made again.
 fn registry() -> HashMap<&'static str, RestoreFn> {
     let open_file: (&'static str, RestoreFn) = (OpenFile::KIND, OpenFile::restore);
@@ -128,28 +153,18 @@ impl Revival {
     /// Lets memory behind what the process has mapped come in while it runs: whoever brings it in says so to what this
     /// returns. Without this, all of memory must be in before [`Revival::finish`].
     pub fn expect_late_blocks(&mut self) -> Arc<Arrivals> {
-        self.arrivals = Arc::new(Arrivals::new(self.saved.mm.blocks()));
+        self.expect(Arc::new(self.saved.late_blocks()))
+    }
+
+    /// The same, by `arrivals` that [`SavedProcess::late_blocks`] gave.
+    pub fn expect(&mut self, arrivals: Arc<Arrivals>) -> Arc<Arrivals> {
+        self.arrivals = arrivals;
         self.arrivals.clone()
     }
 
-    /// The blocks that are needed first, in that order: the clocks' page, which is written before anything runs, then where
-    /// each thread's code, stack and thread-local storage are.
+    /// See [`SavedProcess::first_blocks`].
     pub fn first_blocks(&self) -> Vec<Block> {
-        let image = self.saved.program.vdso;
-        let clocks = (image != 0).then(|| image.saturating_sub(pages::PAGE_SIZE));
-        let threads = self.saved.threads.iter().flat_map(|thread| {
-            let cpu = &thread.state.cpu;
-            [cpu.registers.rip, cpu.registers.rsp, cpu.fs_base]
-        });
-        let mut blocks = Vec::new();
-        for block in
-            clocks.into_iter().chain(threads).filter_map(|address| self.saved.mm.block_behind(address))
-        {
-            if !blocks.contains(&block) {
-                blocks.push(block);
-            }
-        }
-        blocks
+        self.saved.first_blocks()
     }
 
     /// What the process's objects share; the Runtime API's service and the log are attached here.
@@ -158,7 +173,7 @@ impl Revival {
     }
 
     /// The process again, over memory that has been mapped, or comes in late. Its threads are known but don't run: spawn each with
-    /// [`Hooks::spawn`].
+    /// [`Hooks::spawn`], then call [`Process::keep_vdso_fresh`].
     ///
     /// # Errors
     /// [`RestoreError`].
@@ -198,7 +213,6 @@ impl Revival {
         }
         process.restore_timers(saved.timers).map_err(refused)?;
         process.refresh_vdso();
-        crate::vdso::keep_fresh(&process);
         Ok((process, threads))
     }
 }

@@ -17,6 +17,7 @@ use thiserror::Error;
 use crate::layout::GuestLayout;
 use crate::loading_set::disk::DiskProfile;
 use crate::loading_set::rule::{CostModel, LoadingRegion, LoadingSetRule};
+use crate::placement::BRIDGE;
 use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
 
@@ -125,7 +126,8 @@ impl LoadingSet {
         let (file, length) = open(&directory.join(Self::file_name(RestoreStrategy::FaaSnap)))?;
         let (Table { first, files }, _) = read_table(&file, length)?;
         let loading: PageSet = first.regions.iter().map(|region| region.range).collect();
-        Ok(loading.union(&first.fresh).union(&files))
+        // What a restore reads with them ([`crate::placement`]): its layout is not known here, but mostly they lie in one region.
+        Ok(loading.union(&first.fresh).union(&files.bridged(BRIDGE)))
     }
 
     /// The recording that this set was made from, as far as the set keeps it: pages between merged regions count as seen.

@@ -94,6 +94,23 @@ fn whoever_touches_what_is_still_to_come_finds_it_whole() {
 }
 
 #[test]
+fn what_nobody_needs_is_mapped_once_the_guest_has_begun() {
+    let sample = Sample::new();
+    record_and_publish(&sample, RestoreStrategy::FaaSnap);
+    let Late { memory, arrivals, handle, mut timeline } = late(&sample, |_| ());
+    let all_mapped = || handle.background.loader.as_ref().unwrap().work().progress.is_all_mapped();
+    assert!(!all_mapped());
+    touch(&memory, &arrivals, &[3200]).unwrap();
+    arrivals.guest_left();
+    while !arrivals.is_complete() {
+        thread::yield_now();
+    }
+    assert!(all_mapped());
+    sample.check(&memory);
+    assert!(handle.finish(&mut timeline).failure.is_none());
+}
+
+#[test]
 fn without_the_technique_everything_is_in_before_the_guest_runs() {
     let sample = Sample::new();
     record_and_publish(&sample, RestoreStrategy::FaaSnap);
