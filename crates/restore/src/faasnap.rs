@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use guest_memory::Arrivals;
-use pages::PageSet;
+use pages::{PAGE_SIZE, PageRange, PageSet};
 use parking_lot::Mutex;
 
 use crate::bring_in::{BringIn, Files, Loader, Outcome};
@@ -20,6 +20,9 @@ use crate::schedule::{Late, Schedule, Unit};
 use crate::sole_reader::SoleReader;
 use crate::strategy::{FileUse, Techniques};
 use crate::timeline::{Phase, Timeline};
+
+/// One page without a place of its own for so many of the set are few.
+const FEW_UNPLACED: u64 = 8;
 
 /// Maps, reads and lets in, as far as that is done before the guest runs; the rest goes on beside it.
 pub(crate) fn loaded(
@@ -89,13 +92,6 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
         private_reads: request.techniques.private_reads && request.tables_forbid_writes,
         ..request.techniques
     };
-    let from_file = match techniques.loading_set_file {
-        FileUse::Always => true,
-        FileUse::Weighed => set.is_worth_mapping(),
-        FileUse::Never => false,
-    };
-    let run = |region: &PlacedRegion| PlacedRun { range: region.range, offset: region.offset };
-    let runs: Vec<PlacedRun> = if from_file { set.regions().iter().map(run).collect() } else { Vec::new() };
     let (stored, memory) = (request.snapshot.stored_pages(), request.memory);
     let layout = match techniques.private_reads {
         true => Cow::Owned(request.layout.writable()),
@@ -105,11 +101,10 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
         true => Placement::new(&request.ready, &layout, stored, &set),
         false => Placement::default(),
     };
-    let plan = mapped_plan(request, &layout, &runs).around(&placement.kept());
     let loading_set = set.pages();
-    // What has its place needs no mapping, so the compact file costs nothing that the memory file doesn't.
-    let wholly_placed = loading_set.difference(&placement.pages).is_empty();
-    let memory_file = match from_file || wholly_placed {
+    let source = source(&set, &loading_set.difference(&placement.pages), techniques.loading_set_file);
+    let plan = mapped_plan(request, &layout, &source.mapped).around(&placement.kept());
+    let memory_file = match source.compact {
         true => None,
         false => Some((reopened(request.snapshot)?, request.snapshot.memory_path())),
     };
@@ -124,4 +119,34 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
         schedule.read_singly(&random_pages(request, &plan));
     }
     Ok(Draft { plan, placed: placement.pages, loading_set, job, schedule, arrivals })
+}
+
+/// Where a loading set is read from.
+struct Source {
+    /// Whether it is the compact file.
+    compact: bool,
+    /// What is mapped from that file.
+    mapped: Vec<PlacedRun>,
+}
+
+/// Where `set` is read from, when the pages `unplaced` of it have no place of their own. What has its place needs no mapping: where
+/// that is nearly all, the compact file, which is read in few calls, costs no more mappings than the memory file.
+fn source(set: &LoadingSet, unplaced: &PageSet, file: FileUse) -> Source {
+    let part = |region: &PlacedRegion, range: PageRange| {
+        let further = (range.start.0 - region.range.start.0) * PAGE_SIZE;
+        PlacedRun { range, offset: region.offset + further }
+    };
+    let is_few = unplaced.count().0.saturating_mul(FEW_UNPLACED) <= set.page_count().0;
+    let (compact, unplaced_only) = match file {
+        FileUse::Always => (true, false),
+        FileUse::Weighed if is_few => (true, true),
+        FileUse::Weighed => (set.is_worth_mapping(), false),
+        FileUse::Never => (false, false),
+    };
+    let regions = set.regions().iter().filter(|_| compact);
+    let mapped = regions.flat_map(|region| match unplaced_only {
+        true => unplaced.within(region.range).map(|run| part(region, run)).collect(),
+        false => vec![part(region, region.range)],
+    });
+    Source { compact, mapped: mapped.collect() }
 }

@@ -10,8 +10,8 @@ use pages::{Block, PageCount, PageIndex, PageSet};
 use super::recorded::{record_and_publish, wait_for_loader};
 use super::sample::{PAGES, STORED, Sample, page_content, range, set};
 use crate::{
-    FileUse, LateBlocks, LoadFailure, LoadingSet, RestoreHandle, RestoreRequest, RestoreStrategy, Technique,
-    Techniques, Timeline, restore,
+    FileUse, LateBlocks, LoadFailure, LoadingSet, MapStep, RestoreHandle, RestoreRequest, RestoreStrategy,
+    Technique, Techniques, Timeline, restore,
 };
 
 /// What is known of the sample, and more.
@@ -25,13 +25,18 @@ struct Late {
     timeline: Timeline,
 }
 
-fn late(sample: &Sample, change: impl FnOnce(&mut RestoreRequest<'_>)) -> Late {
-    let memory = Arc::new(GuestMemory::reserve(PageCount(PAGES)).unwrap());
-    let ready = set(&READY);
+fn ready_memory(memory: &GuestMemory, runs: &[(u64, u64)]) -> PageSet {
+    let ready = set(runs);
     for run in ready.runs() {
         memory.map(*run, Source::Anonymous, Protection::ReadWrite).unwrap();
         memory.advise(*run, Advice::PopulateWrite).unwrap();
     }
+    ready
+}
+
+fn late(sample: &Sample, change: impl FnOnce(&mut RestoreRequest<'_>)) -> Late {
+    let memory = Arc::new(GuestMemory::reserve(PageCount(PAGES)).unwrap());
+    let ready = ready_memory(&memory, &READY);
     let arrivals = Arc::new(Arrivals::new((1..PAGES / 512).map(Block)));
     let files = sample.files();
     let mut request =
@@ -108,6 +113,34 @@ fn what_nobody_needs_is_mapped_once_the_guest_has_begun() {
     assert!(all_mapped());
     sample.check(&memory);
     assert!(handle.finish(&mut timeline).failure.is_none());
+}
+
+#[test]
+fn the_compact_file_is_read_when_nearly_all_has_its_place() {
+    let sample = Sample::new();
+    record_and_publish(&sample, RestoreStrategy::FaaSnap);
+    let steps = |ready: &[(u64, u64)], file| {
+        sample.drop_cache();
+        let Late { memory, arrivals, handle, mut timeline } = late(&sample, |request| {
+            request.ready = ready_memory(request.memory, ready);
+            request.techniques.loading_set_file = file;
+        });
+        arrivals.wait_for_all().unwrap();
+        sample.check(&memory);
+        let steps = handle.plan().steps.clone();
+        assert!(handle.finish(&mut timeline).failure.is_none());
+        steps
+            .into_iter()
+            .filter(|step| matches!(step, MapStep::LoadingSet { .. }))
+            .map(|step| step.range())
+            .collect::<PageSet>()
+    };
+    let set = LoadingSet::open(&sample.snapshot, "loading-set", &sample.layout).unwrap().pages();
+    let one = set.runs()[0].start.0;
+    let all_but_one = [(0, one), (one + 1, PAGES)];
+    let without = steps(&all_but_one, FileUse::Weighed);
+    assert_eq!(without, super::sample::set(&[(one, one + 1)]));
+    assert!(steps(&all_but_one, FileUse::Never).is_empty());
 }
 
 #[test]
