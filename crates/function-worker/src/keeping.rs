@@ -93,7 +93,8 @@ impl Keeping {
             Learned::Recording(bytes) => {
                 let recording = Recording::decode(bytes, &snapshot, self.strategy)?;
                 let recording = recording.added_to_published(&snapshot, &layout);
-                recording.publish(&snapshot, &layout, &LoadingSetRule::default())?;
+                let rule = LoadingSetRule::measured(snapshot.memory_file());
+                recording.publish(&snapshot, &layout, &rule)?;
             }
             Learned::Outgrown => LoadingSet::mark_outgrown(&snapshot)?,
             Learned::Damaged => {

@@ -1,7 +1,7 @@
 //! The loading-set file: regions of guest memory in the order of loading, compact, checksummed, tied to its snapshot.
 //!
-//! Layout (numbers little-endian): 64 bytes of header (magic, version, checksum and length of the table, offset of the data),
-//! the table in postcard, zeros up to a page border, then the pages of every region one after the other. The table holds
+//! Layout (numbers little-endian): 64 bytes of header (magic, version, checksum and length of the table, offset of the data,
+//! what mapping a region takes on the machine that wrote it, 0 when it did not look), the table in postcard, zeros up to a page border, then the pages of every region one after the other. The table holds
 //! the snapshot's id, the regions, the pages that were written, and a CRC32C for each [`CHUNK`] of the data.
 
 use std::fs::{self, File};
@@ -15,8 +15,9 @@ use snapshot::{PendingFile, Snapshot, SnapshotError, SnapshotId};
 use thiserror::Error;
 
 use crate::layout::GuestLayout;
+use crate::loading_set::costs::CostModel;
 use crate::loading_set::disk::DiskProfile;
-use crate::loading_set::rule::{CostModel, LoadingRegion, LoadingSetRule};
+use crate::loading_set::rule::{LoadingRegion, LoadingSetRule};
 use crate::placement::BRIDGE;
 use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
@@ -95,6 +96,7 @@ pub struct LoadingSet {
     fresh: PageSet,
     files: PageSet,
     disk: DiskProfile,
+    region_ns: u64,
     readahead_window: PageCount,
 }
 
@@ -181,11 +183,16 @@ impl LoadingSet {
         self.disk
     }
 
+    /// What mapping a region takes, in nanoseconds, on the machine that wrote the file.
+    pub fn region_ns(&self) -> u64 {
+        self.region_ns
+    }
+
     /// Whether mapping every region from this file pays. Reading its pages from where they lie in the memory file needs no
-    /// mapping but takes longer, as was measured when the file was written. Mapping delays the guest; reading goes on
+    /// mapping but takes longer, both as measured when the file was written. Mapping delays the guest; reading goes on
     /// beside it and counts half.
     pub(crate) fn is_worth_mapping(&self) -> bool {
-        let mapping = (self.regions.len() as u64).saturating_mul(CostModel::default().region_ns);
+        let mapping = (self.regions.len() as u64).saturating_mul(self.region_ns);
         self.disk.scattered_ns.saturating_sub(self.disk.compact_ns) / 2 > mapping
     }
 
@@ -237,6 +244,7 @@ impl LoadingSet {
         header.extend(crc32c::crc32c(&table).to_le_bytes());
         header.extend((table.len() as u64).to_le_bytes());
         header.extend(data_offset.to_le_bytes());
+        header.extend(rule.region_ns().to_le_bytes());
         header.resize(HEADER_BYTES - 4, 0);
         header.extend(crc32c::crc32c(&header).to_le_bytes());
         pending.file().write_all_at(&header, 0).map_err(failed)?;
@@ -254,22 +262,23 @@ impl LoadingSet {
     pub fn open(snapshot: &Snapshot, name: &str, layout: &GuestLayout) -> Result<Self, LoadingSetProblem> {
         let path = snapshot.directory().join(name);
         let (file, length) = open(&path)?;
-        let (Table { first: table, files }, data_offset) = read_table(&file, length)?;
+        let (Table { first: table, files }, head) = read_table(&file, length)?;
         if table.snapshot != snapshot.id() {
             return Err(LoadingSetProblem::Stale(table.snapshot));
         }
-        let regions = place(&table, data_offset, length)?;
+        let regions = place(&table, head.data_offset, length)?;
         check_pages(&regions, snapshot.stored_pages(), layout)?;
         Ok(Self {
             file,
             path,
-            data_offset,
+            data_offset: head.data_offset,
             checksums: table.checksums,
             regions,
             written: table.written,
             fresh: table.fresh,
             files,
             disk: table.disk,
+            region_ns: head.region_ns,
             readahead_window: table.readahead_window,
         })
     }
@@ -392,8 +401,14 @@ fn damaged<T>(what: impl Into<String>) -> Result<T, LoadingSetProblem> {
     Err(LoadingSetProblem::Damaged(what.into()))
 }
 
+/// What the header says beside where the table is.
+struct Head {
+    data_offset: u64,
+    region_ns: u64,
+}
+
 /// Reads and checks header and table.
-fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProblem> {
+fn read_table(file: &File, length: u64) -> Result<(Table, Head), LoadingSetProblem> {
     let mut header = [0; HEADER_BYTES];
     if length < HEADER_BYTES as u64 {
         return damaged("it ends inside the header");
@@ -409,8 +424,8 @@ fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProble
     let number = |at: usize, bytes: usize| {
         fields.iter().skip(at).take(bytes).rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
     };
-    let (version, table_checksum, table_length, data_offset) =
-        (number(8, 2), number(12, 4), number(16, 8), number(24, 8));
+    let (version, table_checksum, table_length, data_offset, region_ns) =
+        (number(8, 2), number(12, 4), number(16, 8), number(24, 8), number(32, 8));
     if !(u64::from(OLDEST)..=u64::from(VERSION)).contains(&version) {
         return damaged(format!("it has format version {version}, this tool reads {OLDEST} to {VERSION}"));
     }
@@ -429,7 +444,10 @@ fn read_table(file: &File, length: u64) -> Result<(Table, u64), LoadingSetProble
         _ => postcard::from_bytes(&table),
     };
     match decoded {
-        Ok(table) => Ok((table, data_offset)),
+        Ok(table) => {
+            let known = CostModel::default().region_ns;
+            Ok((table, Head { data_offset, region_ns: if region_ns == 0 { known } else { region_ns } }))
+        }
         Err(error) => damaged(format!("the table can't be decoded: {error}")),
     }
 }

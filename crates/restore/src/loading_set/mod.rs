@@ -1,10 +1,12 @@
 //! The loading set: which pages a restore brings in by itself, in what order, and the compact file that holds them.
 
+mod costs;
 mod disk;
 mod file;
 mod rule;
 
+pub use costs::CostModel;
 pub use disk::{DiskProfile, learn_disks};
 pub(crate) use file::CHUNK;
 pub use file::{LoadingSet, LoadingSetProblem, PlacedRegion};
-pub use rule::{CostModel, LoadingRegion, LoadingSetRule, MergeRule, Order};
+pub use rule::{LoadingRegion, LoadingSetRule, MergeRule, Order};

@@ -1,9 +1,12 @@
 //! From a recording to the regions of a loading-set file: what is in it, what is merged, in which order it is read.
 
+use std::fs::File;
+
 use pages::{PageCount, PageRange, PageSet};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{Backing, GuestLayout};
+use crate::loading_set::costs::CostModel;
 use crate::recording::Recording;
 
 /// At most this many regions; with twice as many mappings (each may split one of the memory file) and the guest's own it
@@ -15,26 +18,9 @@ const MAX_COARSENINGS: usize = 16;
 
 /// Pages between may be at most one for so many that were seen: what is in the file is read, and held, by every restore.
 const SEEN_FOR_ONE_BETWEEN: u64 = 4;
-/// How often the merge rule is made finer for that. Each takes a quarter off what a region is taken to cost.
-const MAX_REFINEMENTS: usize = 8;
-
-/// What a region and a page cost, in nanoseconds, for weighing one against the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct CostModel {
-    /// One more region: its mapping and unmapping, and those of the piece of memory file behind it.
-    pub region_ns: u64,
-    /// One more page in the file: reading, checking and mapping it.
-    pub page_ns: u64,
-    /// Bringing a page of another group in at a wrong time.
-    pub misplaced_page_ns: u64,
-}
-
-impl Default for CostModel {
-    /// Measured on the development machine: `mmap` 4.2 us, `munmap` 1.0 us, twice; 1.2 GiB/s from disk.
-    fn default() -> Self {
-        Self { region_ns: 10_400, page_ns: 3_300, misplaced_page_ns: 300 }
-    }
-}
+/// How often the merge rule is made finer for that. Each takes a quarter off what a region is taken to cost: together they turn
+/// the most that one can cost into less than a page.
+const MAX_REFINEMENTS: usize = 24;
 
 /// When two runs of pages become one region of the file, with the pages between them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +74,19 @@ pub struct LoadingRegion {
 }
 
 impl LoadingSetRule {
+    /// The default rule with what mappings and pages cost on this machine, measured with `file`, from which they would be mapped.
+    pub fn measured(file: &File) -> Self {
+        Self { merge: MergeRule::Weighed(CostModel::measured(file)), ..Self::default() }
+    }
+
+    /// What a region costs by this rule, nanoseconds; as is known where it does not weigh.
+    pub(crate) fn region_ns(&self) -> u64 {
+        match self.merge {
+            MergeRule::Weighed(costs) => costs.region_ns,
+            MergeRule::Never | MergeRule::Gap(_) => CostModel::default().region_ns,
+        }
+    }
+
     /// The regions for `recording`, in the order of loading. No region crosses the border of a region of `layout`; over a
     /// guest's file a region holds stored pages only, since the pages between belong to the file.
     pub fn regions(
@@ -261,9 +260,20 @@ mod tests {
             (0..50).map(|number| (2000 + 2 * number, 2001 + 2 * number)).collect();
         let weighed = MergeRule::Weighed(CostModel::default());
         assert_eq!(regions(weighed, &[&scattered]).len(), 50);
+        let dear = MergeRule::Weighed(CostModel { region_ns: 1_000_000, ..CostModel::default() });
+        assert_eq!(regions(dear, &[&scattered]).len(), 50);
         // The same where more was seen.
         let more: Vec<(u64, u64)> = [(200, 400)].into_iter().chain(scattered).collect();
         assert_eq!(regions(weighed, &[&more]), [(200, 400, 0), (2000, 2099, 0)]);
+    }
+
+    #[test]
+    fn where_mappings_are_dear_larger_gaps_are_bridged() {
+        let dear =
+            MergeRule::Weighed(CostModel { region_ns: 400_000, page_ns: 20_000, misplaced_page_ns: 300 });
+        let groups: &[&[(u64, u64)]] = &[&[(200, 300), (320, 400), (450, 500)]];
+        assert_eq!(regions(MergeRule::Weighed(CostModel::default()), groups).len(), 3);
+        assert_eq!(regions(dear, groups), [(200, 400, 0), (450, 500, 0)]);
     }
 
     #[test]

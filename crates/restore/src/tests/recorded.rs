@@ -8,8 +8,8 @@ use pages::{GuestPhysical, PageCount, PageSet};
 
 use super::sample::{Sample, page_content, range, set};
 use crate::{
-    FileUse, LoadingSet, LoadingSetRule, PageClasses, Phase, Record, Recording, RecordingOptions,
-    RestoreStrategy, RestoreWarning, Technique, Techniques, Timeline,
+    CostModel, FileUse, LoadingSet, LoadingSetRule, MergeRule, PageClasses, Phase, Record, Recording,
+    RecordingOptions, RestoreStrategy, RestoreWarning, Technique, Techniques, Timeline,
 };
 
 /// Pages that the "function" reads, writes, and touches though they are zero.
@@ -252,6 +252,19 @@ fn the_file_keeps_what_was_recorded() {
     assert!(touched().difference(&pages).is_empty());
     assert_eq!((set.written(), set.fresh()), (&recording.written, &recording.fresh));
     assert_eq!(set.readahead_window(), PageCount(1));
+    assert_eq!(set.region_ns(), CostModel::default().region_ns);
+}
+
+#[test]
+fn the_file_keeps_what_a_mapping_takes_on_the_machine_that_wrote_it() {
+    let sample = Sample::new();
+    let recording = record(&sample, RestoreStrategy::FaaSnap, exact());
+    let costs = CostModel { region_ns: 200_000, ..CostModel::default() };
+    let rule = LoadingSetRule { merge: MergeRule::Weighed(costs), ..LoadingSetRule::default() };
+    recording.publish(&sample.snapshot, &sample.layout, &rule).unwrap();
+    let name = LoadingSet::file_name(RestoreStrategy::FaaSnap);
+    let set = LoadingSet::open(&sample.snapshot, name, &sample.layout).unwrap();
+    assert_eq!(set.region_ns(), 200_000);
 }
 
 #[test]
