@@ -183,10 +183,11 @@ impl Devices {
         }
     }
 
-    pub fn save(&self) -> DevicesState {
+    /// The state, with nothing under way.
+    pub fn save(&mut self) -> DevicesState {
         DevicesState {
             serial: SavedSerial::of(self.serial.state()),
-            virtio: self.virtio.iter().map(MmioDevice::save).collect(),
+            virtio: self.virtio.iter_mut().map(MmioDevice::save).collect(),
         }
     }
 }

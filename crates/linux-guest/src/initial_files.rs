@@ -9,6 +9,9 @@ const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 pub const MODULES: [&str; 6] =
     ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_rng", "erofs", "overlay"];
 
+/// Those that make it better where the kernel has them: without its balloon a guest keeps memory that it has no use for.
+pub const OPTIONAL_MODULES: [&str; 1] = ["virtio_balloon"];
+
 /// The archive that a kernel unpacks before it starts its first program. `modules` are loaded in this order.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! An unmodified Linux in a microVM.
 //!
 //! [`ReadyGuest`] boots a kernel with an initial file system on processors of a [`machine::FurnishedVm`] and serves the few devices
-//! that it finds through ACPI: virtio block, vsock and entropy devices, a serial port for its messages, a keyboard controller
+//! that it finds through ACPI: virtio block, vsock, entropy and balloon devices, a serial port for its messages, a keyboard controller
 //! that only resets. The whole state can be saved and taken over by another virtual machine; memory is brought back by
 //! whoever restores.
 //!
@@ -24,7 +24,7 @@ mod virtio;
 
 pub use error::LinuxGuestError;
 pub use guest::{GuestError, Hardware, ReadyGuest, RunningGuest};
-pub use initial_files::{MODULES, initial_files};
+pub use initial_files::{MODULES, OPTIONAL_MODULES, initial_files};
 pub use kernel::KernelImage;
 pub use layout::memory as memory_ranges;
 pub use monitor::{End, MicroVm, PausedVm, SavedVm, check_machine};

@@ -1,6 +1,6 @@
 //! The life of a microVM: made, booted or restored, paused, saved, ended.
 //!
-//! A thread drives each processor, one more waits for the host's side of the devices. All of them share the devices behind one
+//! A thread drives each processor, one more waits for the host's side of the devices, and each disk has one that waits for its file. All of them share the devices behind one
 //! lock: a guest has few processors, and a request takes microseconds.
 
 use std::io;
@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use guest_memory::{GuestMemory, MemoryView, Protection, Source};
 use machine::{Bus, FurnishedVm, Kicker, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState};
-use pages::PageCount;
+use pages::{PageCount, PageRange};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
@@ -20,13 +20,16 @@ use crate::devices::{Console, Devices, DevicesState};
 use crate::error::LinuxGuestError;
 use crate::kernel::{self, Boot, KernelImage};
 use crate::layout;
-use crate::virtio::{Block, Device, Disk, Entropy, HostSide, Vsock};
+use crate::virtio::{Balloon, Block, Device, Disk, Entropy, HostSide, Vsock};
 
 const MIB: u64 = 1 << 20;
 /// AWS Lambda's largest function, and what a snapshot's page numbers hold many times over.
 const MOST_MEMORY_MIB: u64 = 10_240;
 const LEAST_MEMORY_MIB: u64 = 64;
 const MOST_PROCESSORS: u8 = 32;
+/// Free memory in shorter runs stays with the guest (128 KiB). Each run that is given back may be a mapping of its own, of which
+/// the host has 65,530 for a process: this leaves room for the largest guest.
+const LEAST_GIVEN_BACK: PageCount = PageCount(32);
 
 /// Whether this machine can run linux guests, as far as can be told without making one.
 ///
@@ -103,7 +106,7 @@ struct Shared {
     changed: Condvar,
     kickers: Mutex<Vec<Kicker>>,
     /// Wakes the thread that waits for the host's side.
-    wake: OwnedFd,
+    wake: Arc<OwnedFd>,
     /// The host's monotonic clock in nanoseconds when an instruction of the guest first left guest code.
     first_exit: OnceLock<u64>,
 }
@@ -207,11 +210,17 @@ impl ReadyVm {
         let view = MemoryView::new(&memory, &layout::memory(config.memory_mib * MIB))?;
         let events = epoll::create(CreateFlags::CLOEXEC).map_err(thread_error)?;
         let events = Arc::new(events);
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(thread_error)?;
+        epoll::add(&*events, &wake, EventData::new_u64(0), EventFlags::IN).map_err(thread_error)?;
+        let wake = Arc::new(wake);
         let mut virtio: Vec<Box<dyn Device>> = Vec::new();
         virtio.push(Box::new(Vsock::new(config.host, events.clone())));
         virtio.push(Box::new(Entropy));
+        let of_guest = memory.clone();
+        let give_back = Box::new(move |range| give_back(&of_guest, range));
+        virtio.push(Box::new(Balloon::new(LEAST_GIVEN_BACK, give_back)));
         for disk in config.disks {
-            virtio.push(Box::new(Block::new(disk).map_err(LinuxGuestError::Disk)?));
+            virtio.push(Box::new(Block::new(disk, wake.clone()).map_err(LinuxGuestError::Disk)?));
         }
         let mut processors = Vec::new();
         for id in 0..config.processors {
@@ -228,8 +237,6 @@ impl ReadyVm {
         if let Some(first) = processors.first() {
             prepare(&view, first, devices.virtio_count())?;
         }
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(thread_error)?;
-        epoll::add(&*events, &wake, EventData::new_u64(0), EventFlags::IN).map_err(thread_error)?;
         let shared = Arc::new(Shared {
             devices: Mutex::new(devices),
             control: Mutex::new(Control {
@@ -245,6 +252,14 @@ impl ReadyVm {
         let mut machine = MicroVm { vm, memory, memory_mib: config.memory_mib, shared, threads: Vec::new() };
         machine.spawn(processors, events)?;
         Ok(machine)
+    }
+}
+
+/// Takes away memory that the guest has no use for. What is there instead is zero, also where a restore had mapped a file.
+fn give_back(memory: &GuestMemory, range: PageRange) {
+    // A host without room for another mapping leaves the guest its memory.
+    if let Err(error) = memory.map(range, Source::Anonymous, Protection::ReadWrite) {
+        tracing::debug!(%error, "free memory was not given back");
     }
 }
 

@@ -5,13 +5,15 @@ mod guests;
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use guest_init::wire::Ended;
 use linux_guest::{Beginning, GuestError, Program, ProgramEnd, ReadyGuest, Streams};
 use machine::Kvm;
 use restore::{Record, RestoreStrategy};
 
-use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, start};
+use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, own_memory, start};
 
 #[derive(Clone, Default)]
 struct Collected(Arc<Mutex<Vec<u8>>>);
@@ -150,4 +152,50 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
         assert!(time <= now && now - time < 600, "{answer}");
     }
     assert_eq!(answers.len(), 8);
+}
+
+/// For each line takes 64 MiB, and frees them when it has read them again.
+const TAKES: &str = "
+import mmap, os, sys
+MIB = 1 << 20
+print('ready', flush=True)
+for line in sys.stdin:
+    piece, held = os.urandom(MIB), mmap.mmap(-1, 64 * MIB)
+    for at in range(0, 64 * MIB, MIB): held[at:at + MIB] = piece
+    same = all(held[at:at + MIB] == piece for at in range(0, 64 * MIB, MIB))
+    print(line.strip(), same, flush=True)
+    held.close()
+";
+
+/// How long the guest may keep memory after it has freed it; Linux reports it after two seconds or some more.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_memory_that_is_free_goes_back_to_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let kvm = Kvm::open().unwrap();
+    let (kernel, initial_files) = kernel();
+    let guest =
+        ReadyGuest::new(&kvm, hardware()).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
+    let guest = Spoken::begin(guest, Beginning::Start(start(&["python3", "-c", TAKES])));
+    assert_eq!(guest.says(), "ready");
+    let saved = Saved::of(&guest, folder.path(), "snapshot");
+    guest.end();
+
+    // Twice: what went back is there again when it is used.
+    let restored = saved.restore(&kvm, RestoreStrategy::OnDemand, Record::No);
+    for round in ["first", "second"] {
+        restored.guest.tell(&format!("{round}\n"));
+        assert_eq!(restored.guest.says(), format!("{round} True"));
+        let held = own_memory();
+        let begun = Instant::now();
+        while own_memory() + 32 > held && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(200));
+        }
+        let (left, took) = (own_memory(), begun.elapsed());
+        println!("{round}: {held} MiB with what was freed, {left} MiB {} s later", took.as_secs());
+        assert!(left + 32 <= held, "{left} of {held} MiB");
+    }
+    restored.end();
 }

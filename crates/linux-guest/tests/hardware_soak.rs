@@ -11,7 +11,7 @@ use linux_guest::{Beginning, ReadyGuest};
 use machine::Kvm;
 use restore::{Record, RestoreStrategy};
 
-use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, start};
+use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, own_memory, start};
 
 fn booted(kvm: &Kvm, code: &str) -> Spoken {
     let (kernel, initial_files) = kernel();
@@ -81,13 +81,6 @@ fn on_hardware_memory_and_files_are_the_same_after_ten_generations() {
 }
 
 const CLONES: usize = 20;
-
-/// What this process, in which all clones run, has of memory: its share of what it maps, in MiB.
-fn own_memory() -> u64 {
-    let text = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
-}
 
 #[test]
 #[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-soak`"]

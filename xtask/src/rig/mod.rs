@@ -53,12 +53,13 @@ const BOOTS: u32 = 3;
 /// seconds by the clock.
 const FUNCTIONS: &str = "--test-threads 1 hello rust_and_shell two_instances snap_start recorded raised";
 
-/// The command line's way to a linux guest: a kernel stored, a program run, its status handed on.
+/// The command line's way to a linux guest: a kernel stored, its command line changed, a program run, its status handed on.
 const LINUX_EXEC: &str = "export FAASNAP_HOME=$TMPDIR/linux; \
     $FAASNAP kernel import /rig/kernel/image --modules /rig/kernel/modules && \
+    $FAASNAP kernel edit --command-line 'console=ttyS0 quiet reboot=k panic=-1 pci=off rig=edited' && \
     answer=$(echo word | $FAASNAP exec --guest linux --memory 256 --root $FAASNAP_TEST_HOME/runtimes/provided.al2023/root \
-        -- /bin/sh -c 'read line; echo got $line; exit 7'); \
-    test $? = 7 && test \"$answer\" = 'got word'";
+        -- /bin/sh -c 'read line; read parameters </proc/cmdline; echo got $line ${parameters##*=}; exit 7'); \
+    test $? = 7 && test \"$answer\" = 'got word edited'";
 
 /// What system calls and pages cost in each kind of guest, beside the emulated host: only their ratios mean anything.
 const FIGURES: &str = "export FAASNAP_HOME=$TMPDIR/linux; script=$(cat /rig/figures.py); \

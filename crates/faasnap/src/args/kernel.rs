@@ -30,6 +30,17 @@ pub(crate) enum KernelCommand {
         #[command(flatten)]
         output: OutputArguments,
     },
+    /// Change a kernel's command line, for guests that boot from now on
+    Edit {
+        /// The kernel
+        #[arg(default_value = DEFAULT)]
+        name: KernelName,
+        /// Its new command line, all of it; `faasnap kernel show` has the present one
+        #[arg(long, value_name = "TEXT")]
+        command_line: String,
+        #[command(flatten)]
+        output: OutputArguments,
+    },
     /// Remove kernels
     Rm {
         /// The kernels

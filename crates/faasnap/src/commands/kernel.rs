@@ -4,8 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use linux_guest::{KernelImage, MODULES};
-use store::{Kernel, KernelModule, KernelOrigin, NewKernel, Package, Store, WhenPresent};
+use initramfs::ModuleError;
+use linux_guest::{KernelImage, MODULES, OPTIONAL_MODULES};
+use store::{
+    Kernel, KernelModule, KernelName, KernelOrigin, NewKernel, OpenKernel, Package, Store, WhenPresent,
+};
 
 use super::{Outcome, sound};
 use crate::args::{BuildKernel, ImportKernel, KernelCommand, OutputArguments, StoredKernel};
@@ -18,6 +21,7 @@ pub(super) fn run(store: &Store, command: KernelCommand) -> Result<Outcome> {
         KernelCommand::Import(arguments) => import(store, &arguments),
         KernelCommand::List(output) => list(store, &output),
         KernelCommand::Show { name, output } => show(&store.kernel(&name)?, &output),
+        KernelCommand::Edit { name, command_line, output } => edit(store, &name, command_line, &output),
         KernelCommand::Rm { names } => {
             for name in &names {
                 store.remove_kernel(name)?;
@@ -87,11 +91,28 @@ fn modules_of(folder: &Path) -> Result<Vec<KernelModule>> {
         })
     };
     let wanted: Vec<&str> = MODULES.into_iter().filter(|name| !is_built_in(name)).collect();
-    let modules = initramfs::load_order(folder, &wanted)?;
+    let optional = OPTIONAL_MODULES.into_iter().filter(|name| !is_built_in(name));
+    let all: Vec<&str> = wanted.iter().copied().chain(optional).collect();
+    let modules = match initramfs::load_order(folder, &all) {
+        Err(ModuleError::Missing { name, .. }) if OPTIONAL_MODULES.contains(&name.as_str()) => {
+            note(&format!(
+                "the kernel has no module {name}: its guests keep memory that they have no use for"
+            ));
+            initramfs::load_order(folder, &wanted)?
+        }
+        modules => modules?,
+    };
     Ok(modules
         .into_iter()
         .map(|module| KernelModule { name: module.name, content: module.content })
         .collect())
+}
+
+/// Stores the kernel anew with another command line. Snapshots keep the one that they were booted with.
+fn edit(store: &Store, name: &KernelName, command_line: String, output: &OutputArguments) -> Result<Outcome> {
+    let OpenKernel { record, image, modules } = store.open_kernel(name)?;
+    let kernel = NewKernel { origin: record.origin, image: &image, modules: &modules, command_line };
+    show(&store.add_kernel(name, &kernel, WhenPresent::Replace)?, output)
 }
 
 fn list(store: &Store, output: &OutputArguments) -> Result<Outcome> {

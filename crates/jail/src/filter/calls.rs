@@ -265,6 +265,7 @@ pub(super) const GROUPS: &[Group] = &[
         reason: "what else the devices of a linux guest do: disks, events, the ends of streams",
         roles: &[Microvm],
         calls: &[
+            any(libc::SYS_preadv2),
             any(libc::SYS_pwrite64),
             any(libc::SYS_fdatasync),
             any(libc::SYS_epoll_ctl),

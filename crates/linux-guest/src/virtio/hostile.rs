@@ -10,11 +10,11 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use guest_memory::{GuestMemory, MemoryView, Protection, Source};
 use machine::Interrupt;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
-use rustix::event::epoll;
+use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Block, Device, Disk, DiskAccess, Entropy, HostSide, MmioDevice, Vsock, stream};
+use super::{Balloon, Block, Device, Disk, DiskAccess, Entropy, HostSide, MmioDevice, Vsock, stream};
 
 /// Pages of guest memory: enough for the rings of three queues and some buffers, few enough to be hit.
 const PAGES: u64 = 16;
@@ -32,20 +32,23 @@ pub enum Kind {
     Entropy,
     /// Streams.
     Vsock,
+    /// Free memory.
+    Balloon,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Block, Self::ReadOnlyBlock, Self::Entropy, Self::Vsock];
+    pub const ALL: [Self; 5] = [Self::Block, Self::ReadOnlyBlock, Self::Entropy, Self::Vsock, Self::Balloon];
 
     pub(super) fn queues(self) -> u32 {
-        if self == Self::Vsock { 3 } else { 1 }
+        if matches!(self, Self::Vsock | Self::Balloon) { 3 } else { 1 }
     }
 }
 
 /// A device with a memory of its own and both sides in one hand.
 pub struct Rig {
     kind: Kind,
+    reservation: Arc<GuestMemory>,
     pub(super) memory: MemoryView,
     pub(super) device: MmioDevice,
     dial: Sender<(u32, File)>,
@@ -58,6 +61,7 @@ type Lacking = Box<dyn std::error::Error>;
 
 fn made(
     kind: Kind,
+    reservation: &Arc<GuestMemory>,
     memory: &MemoryView,
 ) -> Result<(MmioDevice, Sender<(u32, File)>, Receiver<File>), Lacking> {
     let (dial, dialled) = channel();
@@ -65,7 +69,8 @@ fn made(
     let disk = |access| -> Result<Box<dyn Device>, Lacking> {
         let file = memfd_create("disk", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, 64 << 10)?;
-        Ok(Box::new(Block::new(Disk { file: file.into(), access })?))
+        let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        Ok(Box::new(Block::new(Disk { file: file.into(), access }, wake)?))
     };
     let device: Box<dyn Device> = match kind {
         Kind::Block => disk(DiskAccess::ReadWrite)?,
@@ -79,6 +84,13 @@ fn made(
             let events = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
             Box::new(Vsock::new(HostSide { accept, dialled }, events))
         }
+        Kind::Balloon => {
+            let reservation = reservation.clone();
+            let give_back = Box::new(move |range| {
+                let _ = reservation.map(range, Source::Anonymous, Protection::ReadWrite);
+            });
+            Box::new(Balloon::new(PageCount(1), give_back))
+        }
     };
     let device = MmioDevice::new(device, memory.clone(), Interrupt::unconnected()?);
     Ok((device.map_err(|broken| broken.0)?, dial, accepted))
@@ -90,12 +102,12 @@ impl Rig {
     /// # Errors
     /// When this process has no descriptors or memory left.
     pub fn new(kind: Kind) -> Result<Self, Lacking> {
-        let memory = Arc::new(GuestMemory::reserve(PageCount(PAGES))?);
+        let reservation = Arc::new(GuestMemory::reserve(PageCount(PAGES))?);
         let range = PageRange::new(PageIndex(0), PageCount(PAGES));
-        memory.map(range, Source::Anonymous, Protection::ReadWrite)?;
-        let memory = MemoryView::new(&memory, &[range])?;
-        let (device, dial, accepted) = made(kind, &memory)?;
-        Ok(Self { kind, memory, device, dial, accepted, streams: Vec::new() })
+        reservation.map(range, Source::Anonymous, Protection::ReadWrite)?;
+        let memory = MemoryView::new(&reservation, &[range])?;
+        let (device, dial, accepted) = made(kind, &reservation, &memory)?;
+        Ok(Self { kind, reservation, memory, device, dial, accepted, streams: Vec::new() })
     }
 
     /// Runs a program to its end.
@@ -204,7 +216,8 @@ impl Rig {
     /// State that came about in a device can always be taken over, and is the same there.
     fn take_over(&mut self) -> Result<(), String> {
         let saved = self.device.save();
-        let (device, dial, accepted) = made(self.kind, &self.memory).map_err(|error| error.to_string())?;
+        let (device, dial, accepted) =
+            made(self.kind, &self.reservation, &self.memory).map_err(|error| error.to_string())?;
         (self.device, self.dial, self.accepted) = (device, dial, accepted);
         self.device.restore(0, &saved).map_err(|error| error.to_string())?;
         if self.device.save() != saved {

@@ -242,7 +242,12 @@ impl MmioDevice {
         self.interrupt.raise();
     }
 
-    pub fn save(&self) -> MmioState {
+    /// The state, with nothing under way.
+    pub fn save(&mut self) -> MmioState {
+        if self.is_live() {
+            let result = self.device.settle(&self.memory, &mut self.queues);
+            self.finish(result);
+        }
         let queue = |queue: &Queue| {
             let state = queue.state();
             SavedQueue {

@@ -1,5 +1,6 @@
 //! Virtio devices (OASIS Virtual I/O Device version 1.2), reached through memory-mapped registers.
 
+mod balloon;
 mod block;
 mod entropy;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -12,6 +13,7 @@ use std::io;
 use virtio_queue::Queue;
 use vm_memory::GuestMemoryMmap;
 
+pub(crate) use balloon::Balloon;
 pub(crate) use block::Block;
 pub use block::{Disk, DiskAccess};
 pub(crate) use entropy::Entropy;
@@ -55,6 +57,10 @@ pub(crate) trait Device: Send {
     fn serve(&mut self, memory: &Memory, queues: &mut [Queue], index: usize) -> Result<bool, Broken>;
     /// Something may have happened on the host's side.
     fn poll(&mut self, _memory: &Memory, _queues: &mut [Queue]) -> Result<bool, Broken> {
+        Ok(false)
+    }
+    /// Brings what is under way to its end, before the device's state is saved. Says whether the driver is to be interrupted.
+    fn settle(&mut self, _memory: &Memory, _queues: &mut [Queue]) -> Result<bool, Broken> {
         Ok(false)
     }
     /// Forgets everything, as after being made.

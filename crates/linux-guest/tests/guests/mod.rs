@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use guest_init::wire::{Ended, Kind, Start};
 use linux_guest::{
-    Beginning, Disk, DiskAccess, GuestError, Hardware, KernelImage, Line, MODULES, ReadyGuest, RunningGuest,
-    SavedVm, Session, initial_files,
+    Beginning, Disk, DiskAccess, GuestError, Hardware, KernelImage, Line, MODULES, OPTIONAL_MODULES,
+    ReadyGuest, RunningGuest, SavedVm, Session, initial_files,
 };
 use machine::Kvm;
 use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
@@ -33,7 +33,8 @@ pub fn prepared(variable: &str) -> PathBuf {
 pub fn kernel() -> (KernelImage, Vec<u8>) {
     let folder = prepared("FAASNAP_TEST_KERNEL");
     let image = KernelImage::new(fs::read(folder.join("image")).unwrap()).unwrap();
-    let modules = initramfs::load_order(&folder.join("modules"), &MODULES).unwrap();
+    let wanted = [&MODULES[..], &OPTIONAL_MODULES].concat();
+    let modules = initramfs::load_order(&folder.join("modules"), &wanted).unwrap();
     (image, initial_files(&modules).unwrap())
 }
 
@@ -107,6 +108,13 @@ impl Spoken {
         self.session.stop();
         self.session.machine().wait();
     }
+}
+
+/// What this process, in which all guests run, has of memory: its share of what it maps, in MiB.
+pub fn own_memory() -> u64 {
+    let text = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
 }
 
 /// A guest at rest, on disk.
