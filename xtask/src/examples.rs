@@ -65,11 +65,14 @@ pub(crate) fn prepare() -> Result<Prepared> {
     let examples = build()?;
     let home = target().join("test-home");
     let faasnap = binary("dev")?;
-    for arguments in RUNTIMES {
-        let mut build = command(&faasnap, &["runtime", "build"]);
-        process::run(build.args(*arguments).env("FAASNAP_HOME", &home))?;
-    }
+    RUNTIMES.iter().try_for_each(|arguments| build_runtime(&faasnap, &home, arguments))?;
     Ok(Prepared { home, examples })
+}
+
+/// Builds a runtime in a home, unless it is there.
+pub(crate) fn build_runtime(faasnap: &Path, home: &Path, arguments: &[&str]) -> Result<()> {
+    let mut build = command(faasnap, &["runtime", "build"]);
+    process::run(build.args(arguments).env("FAASNAP_HOME", home))
 }
 
 /// Builds `faasnap` and says where it is.

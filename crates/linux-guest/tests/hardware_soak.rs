@@ -7,16 +7,19 @@ mod guests;
 use std::collections::HashSet;
 use std::fs;
 
-use linux_guest::{Beginning, ReadyGuest};
+use linux_guest::{Beginning, Hardware, ReadyGuest};
 use machine::Kvm;
 use restore::{Record, RestoreStrategy};
 
-use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, own_memory, start};
+use guests::{COMMAND_LINE, Saved, Spoken, hardware, hardware_with, kernel, own_memory, start};
 
 fn booted(kvm: &Kvm, code: &str) -> Spoken {
+    booted_on(kvm, hardware(), code)
+}
+
+fn booted_on(kvm: &Kvm, hardware: Hardware, code: &str) -> Spoken {
     let (kernel, initial_files) = kernel();
-    let guest =
-        ReadyGuest::new(kvm, hardware()).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
+    let guest = ReadyGuest::new(kvm, hardware).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
     let guest = Spoken::begin(guest, Beginning::Start(start(&["python3", "-c", code])));
     assert_eq!(guest.says(), "ready");
     guest
@@ -106,4 +109,35 @@ fn on_hardware_twenty_clones_run_at_once_in_two_gib() {
     assert_eq!(answers.len(), 2 * CLONES);
     assert!((CLONES as u64..2048).contains(&memory), "{memory} MiB");
     clones.into_iter().for_each(|clone| drop(clone.end()));
+}
+
+/// For each line runs stress-ng's stressors for some seconds, several at once, and tells its status and the end of what it said.
+const STRESSES: &str = "
+import subprocess, sys
+stressors = '--cpu 1 --vm 1 --vm-bytes 32m --io 1 --hdd 1 --hdd-bytes 4m --fork 1 --sock 1'
+print('ready', flush=True)
+for line in sys.stdin:
+    command = ['stress-ng', '--verify', '--temp-path', '/tmp', '--timeout', '10', *stressors.split()]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(line.strip(), done.returncode, repr(done.stdout[-400:]), flush=True)
+";
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-stress`"]
+fn on_hardware_stress_ng_passes_before_and_after_a_restore() {
+    let folder = tempfile::tempdir().unwrap();
+    let kvm = Kvm::open().unwrap();
+    let stress = |guest: &Spoken, when: &str| {
+        guest.tell(&format!("{when}\n"));
+        let said = guest.says();
+        println!("{said}");
+        assert!(said.starts_with(&format!("{when} 0 ")), "{said}");
+    };
+    let guest = booted_on(&kvm, hardware_with("stress"), STRESSES);
+    stress(&guest, "before");
+    let saved = Saved::of(&guest, folder.path(), "snapshot");
+    guest.end();
+    let restored = saved.restore_on(&kvm, hardware_with("stress"), RestoreStrategy::OnDemand, Record::No);
+    stress(&restored.guest, "after");
+    restored.end();
 }

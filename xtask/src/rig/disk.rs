@@ -24,6 +24,10 @@ pub(super) fn make(folder: &Path, load: &Load<'_>, kernel: &Kernel, steps: &[Ste
     let inside = |path: &Path| staging.join(path.strip_prefix("/").unwrap_or(path));
     link_tree(&load.home.join("runtimes/python3.11/root"), &staging, &[])?;
     link_tree(load.home, &inside(load.home), &["cache"])?;
+    for runtime in &load.more {
+        let name = runtime.file_name().context("a runtime without a name")?;
+        link_tree(runtime, &inside(&load.home.join("runtimes").join(name)), &[])?;
+    }
     for part in
         load.examples.iter().flat_map(|examples| ["functions", "layers"].map(|part| examples.join(part)))
     {

@@ -11,12 +11,12 @@ mod machine;
 mod programs;
 mod report;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::examples::Prepared;
+use crate::examples::{self, Prepared};
 use crate::needs::{self, Need};
 use crate::workspace::target;
 
@@ -72,12 +72,18 @@ const FIGURES: &str = "export FAASNAP_HOME=$TMPDIR/linux; script=$(cat /rig/figu
 /// What functions in linux guests take, on the slow disk.
 const LINUX_FIGURES: &str = "mkdir -p /slow && mount -t ext4 -o noinit_itable /dev/vdb /slow && \
     export FAASNAP_HOME=/slow/home && $FAASNAP runtime list && \
-    cp -a $FAASNAP_TEST_HOME/runtimes/python3.11 $FAASNAP_HOME/runtimes/ && \
+    cp -a $FAASNAP_TEST_HOME/runtimes/python3.11 $FAASNAP_TEST_HOME/runtimes/graphs $FAASNAP_HOME/runtimes/ && \
     $FAASNAP kernel import /rig/kernel/image --modules /rig/kernel/modules && \
     python3 /rig/figures_linux.py $EXAMPLES";
 
+/// Runtimes that single steps need beside those of the tests: the step, the runtime, and what `faasnap runtime build` is told.
+const MORE_RUNTIMES: [(&str, &str, &[&str]); 2] = [
+    ("linux-stress", "stress", &["python3.11", "--name", "stress", "--debian", "stress-ng"]),
+    ("linux-figures", "graphs", &["python3.11", "--name", "graphs", "--package", "igraph==0.11.9"]),
+];
+
 /// All steps, in the order in which they run.
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor"), default: true },
     Step {
         name: "static-program",
@@ -98,7 +104,12 @@ const STEPS: [Step; 12] = [
     // By name only: they take long.
     Step {
         name: "linux-soak",
-        what: What::Test("hardware_soak", "--test-threads 1 --nocapture"),
+        what: What::Test("hardware_soak", "--test-threads 1 --nocapture --skip stress_ng"),
+        default: false,
+    },
+    Step {
+        name: "linux-stress",
+        what: What::Test("hardware_soak", "--test-threads 1 --nocapture stress_ng"),
         default: false,
     },
     Step { name: "figures", what: What::Line(FIGURES), default: false },
@@ -109,6 +120,8 @@ const STEPS: [Step; 12] = [
 struct Load<'a> {
     /// A home with the runtime `python3.11`, whose root is the emulated host's own.
     home: &'a Path,
+    /// Further runtimes, put into it.
+    more: Vec<PathBuf>,
     /// The prepared example functions and layers.
     examples: Option<&'a Path>,
     /// `$FAASNAP` inside.
@@ -119,16 +132,28 @@ struct Load<'a> {
 
 /// Runs the steps with the given names; without names, those that a test run consists of.
 pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
-    let faasnap = target().join("debug/faasnap");
-    let load =
-        Load { home: &prepared.home, examples: Some(&prepared.examples), faasnap: &faasnap, xtask: None };
-    carry_out(&load, &choose(names)?)
+    let (faasnap, steps) = (target().join("debug/faasnap"), choose(names)?);
+    // In a home of their own: what is in the tests' own is carried in by every run.
+    let (home, mut more) = (target().join("rig-home"), Vec::new());
+    let wanted = |name: &str| steps.iter().any(|step| step.name == name);
+    for (_, runtime, arguments) in MORE_RUNTIMES.iter().filter(|(name, ..)| wanted(name)) {
+        examples::build_runtime(&faasnap, &home, arguments)?;
+        more.push(home.join("runtimes").join(runtime));
+    }
+    let load = Load {
+        home: &prepared.home,
+        examples: Some(&prepared.examples),
+        more,
+        faasnap: &faasnap,
+        xtask: None,
+    };
+    carry_out(&load, &steps)
 }
 
 /// Runs the demo's measurements, on a home with its function.
 pub(crate) fn demo(home: &Path, faasnap: &Path) -> Result<()> {
     let xtask = std::env::current_exe().context("finding this executable")?;
-    let load = Load { home, examples: None, faasnap, xtask: Some(&xtask) };
+    let load = Load { home, examples: None, more: Vec::new(), faasnap, xtask: Some(&xtask) };
     let line = "$XTASK measure-demo $FAASNAP $FAASNAP_TEST_HOME";
     carry_out(&load, &[Step { name: "demo", what: What::Line(line), default: false }])
 }

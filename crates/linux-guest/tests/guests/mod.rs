@@ -38,11 +38,11 @@ pub fn kernel() -> (KernelImage, Vec<u8>) {
     (image, initial_files(&modules).unwrap())
 }
 
-/// A disk with the root file system of the Python runtime, made once.
-pub fn root() -> Disk {
-    let path = std::env::temp_dir().join("linux-guest-root");
+/// A disk with the root file system of a prepared runtime, made once.
+pub fn root(runtime: &str) -> Disk {
+    let path = std::env::temp_dir().join(format!("linux-guest-root-{runtime}"));
     if !path.exists() {
-        let folder = prepared("FAASNAP_TEST_HOME").join("runtimes/python3.11/root");
+        let folder = prepared("FAASNAP_TEST_HOME").join("runtimes").join(runtime).join("root");
         let staged = path.with_extension(std::process::id().to_string());
         let mut file = File::create(&staged).unwrap();
         erofs_image::write_image(&folder, &mut file, &staged, [1; 16]).unwrap();
@@ -52,7 +52,12 @@ pub fn root() -> Disk {
 }
 
 pub fn hardware() -> Hardware {
-    Hardware { memory_mib: MEMORY, processors: 1, disks: vec![root()], console: Some(Box::new(io::stderr())) }
+    hardware_with("python3.11")
+}
+
+pub fn hardware_with(runtime: &str) -> Hardware {
+    let console: Option<Box<dyn io::Write + Send>> = Some(Box::new(io::stderr()));
+    Hardware { memory_mib: MEMORY, processors: 1, disks: vec![root(runtime)], console }
 }
 
 pub fn start(arguments: &[&str]) -> Start {
@@ -155,10 +160,21 @@ impl Saved {
 
     /// A guest that goes on from here.
     pub fn restore(&self, kvm: &Kvm, strategy: RestoreStrategy, record: Record) -> Restored {
+        self.restore_on(kvm, hardware(), strategy, record)
+    }
+
+    /// The same on given hardware.
+    pub fn restore_on(
+        &self,
+        kvm: &Kvm,
+        hardware: Hardware,
+        strategy: RestoreStrategy,
+        record: Record,
+    ) -> Restored {
         let snapshot = Snapshot::open_for(&self.folder, &self.identity).unwrap();
         let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
         let mut timeline = Timeline::start();
-        let ready = ReadyGuest::new(kvm, hardware()).unwrap();
+        let ready = ReadyGuest::new(kvm, hardware).unwrap();
         let mut request = RestoreRequest::new(ready.memory(), &snapshot, &layout, &[], strategy);
         request.record = record;
         let handle = restore::restore(&request, &mut timeline).unwrap();
