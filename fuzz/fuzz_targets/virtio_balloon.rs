@@ -4,7 +4,13 @@
 
 use linux_guest::hostile::{Kind, Rig};
 
-libfuzzer_sys::fuzz_target!(|program: &[u8]| {
+libfuzzer_sys::fuzz_target!(init: ignore_broken_pipes(), |program: &[u8]| {
     let ran = Rig::new(Kind::Balloon).map_err(|lacking| lacking.to_string()).and_then(|mut rig| rig.run(program));
     assert_eq!(ran, Ok(()));
 });
+
+/// As a Rust program's own start does, which a fuzzer's doesn't: a closed stream is an error, not a signal.
+fn ignore_broken_pipes() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
