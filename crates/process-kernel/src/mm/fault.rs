@@ -64,7 +64,10 @@ impl Mm {
         }
         if space.assigned.page(address).is_none() {
             return match self.assign(&mut space, page_around(address)) {
-                Ok(()) => FaultOutcome::Retry,
+                Ok(()) => {
+                    space.put_touched_in_place(&self.memory, address);
+                    FaultOutcome::Retry
+                }
                 Err(_) => FaultOutcome::OutOfMemory,
             };
         }

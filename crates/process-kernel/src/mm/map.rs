@@ -7,6 +7,7 @@ use pages::{PAGE_SIZE, page_align_up};
 use rustix::io::Errno;
 
 use super::assignment::protection_for;
+use super::placing::free_range;
 use super::vma::{Access, Backing, Vma};
 use super::{AddressSpace, Mm, errno_of, layout};
 
@@ -22,6 +23,8 @@ const MAX_AREAS: usize = 65_530;
 pub enum Placement {
     /// Anywhere, at the address if it is free.
     Hint(u64),
+    /// The same for a thread's stack (MAP_STACK): no place is chosen that suits huge pages, since little of it is used.
+    Stack(u64),
     /// Exactly there; what was mapped there is unmapped (MAP_FIXED).
     Fixed(u64),
     /// Exactly there if nothing is there (MAP_FIXED_NOREPLACE).
@@ -56,14 +59,6 @@ fn whole_pages(start: u64, length: u64) -> Result<Range<u64>, Errno> {
     Ok(start..end)
 }
 
-/// Below which address an area goes when it may go anywhere.
-fn ceiling_for(backing: &Backing) -> u64 {
-    match backing {
-        Backing::Anonymous => layout::ANONYMOUS_TOP,
-        Backing::File { .. } => layout::MMAP_TOP,
-    }
-}
-
 impl Mm {
     /// mmap(2). Returns the address.
     ///
@@ -95,15 +90,15 @@ impl Mm {
                 }
                 range
             }
-            Placement::Hint(hint) => {
+            Placement::Hint(hint) | Placement::Stack(hint) => {
+                let huge = matches!(request.placement, Placement::Hint(_));
                 let hint = hint & !(PAGE_SIZE - 1);
                 let wanted = whole_pages(hint, length).ok();
                 match wanted.filter(|wanted| hint >= layout::LOWEST && space.areas.is_free(wanted.clone())) {
                     Some(wanted) => wanted,
                     None => {
-                        let ceiling = ceiling_for(&request.backing);
-                        let start =
-                            space.areas.find_gap(length, layout::LOWEST, ceiling).ok_or(Errno::NOMEM)?;
+                        let start = free_range(&mut space.areas, length, &request.backing, huge);
+                        let start = start.ok_or(Errno::NOMEM)?;
                         start..start + length
                     }
                 }
@@ -136,8 +131,8 @@ impl Mm {
         space.renew_strict_entries(&self.memory, &range)?;
         if at_once {
             self.assign(space, range)?;
-            space.put_in_place(&self.memory, &area);
         }
+        space.put_in_place(&self.memory, &area, at_once);
         Ok(())
     }
 
@@ -251,10 +246,7 @@ impl Mm {
                 self.remove_areas(&mut space, new)?;
                 start
             }
-            None => {
-                let ceiling = ceiling_for(&area.backing);
-                space.areas.find_gap(new_length, layout::LOWEST, ceiling).ok_or(Errno::NOMEM)?
-            }
+            None => free_range(&mut space.areas, new_length, &area.backing, true).ok_or(Errno::NOMEM)?,
         };
         let moved = old_length.min(new_length);
         let target = Vma {
@@ -290,9 +282,12 @@ impl Mm {
             }
         }
         space.renew_strict_entries(&self.memory, &(target.start..target.end))?;
-        if target.length() <= ASSIGN_AT_ONCE && !target.access.is_empty() {
+        let at_once = target.length() <= ASSIGN_AT_ONCE && !target.access.is_empty();
+        if at_once {
             self.assign(space, target.start..target.end)?;
         }
+        let new = target.clipped(&(target.start + (from.end - from.start)..target.end));
+        space.put_in_place(&self.memory, &new, at_once);
         Ok(())
     }
 

@@ -17,6 +17,7 @@ mod late;
 mod map;
 mod page_tables;
 mod physical;
+mod placing;
 mod save;
 mod vma;
 

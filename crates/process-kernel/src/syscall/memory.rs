@@ -80,6 +80,8 @@ fn mmap(
         Placement::FixedIfFree(address)
     } else if flags & MAP_FIXED != 0 {
         Placement::Fixed(address)
+    } else if flags & libc::MAP_STACK != 0 {
+        Placement::Stack(address)
     } else {
         Placement::Hint(address)
     };

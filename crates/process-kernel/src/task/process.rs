@@ -218,6 +218,7 @@ impl Process {
 
     /// A process from a snapshot, still without threads.
     pub(super) fn again(parts: ProcessParts, signals: ProcessSignals, program: ProgramImage) -> Arc<Self> {
+        parts.mm.set_memory_limit(parts.memory_limit);
         let process = Arc::new(Self {
             mm: parts.mm,
             files: parts.files,
