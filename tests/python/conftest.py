@@ -97,6 +97,23 @@ class Node:
         return client
 
 
+def below(folder):
+    """Everything below a folder, while things come and go there."""
+    return [pathlib.Path(parent) / name for parent, folders, files in os.walk(folder) for name in folders + files]
+
+
+def children(node):
+    """The processes that the node has started and that have not ended."""
+    texts = []
+    for task in pathlib.Path(f"/proc/{node.process.pid}/task").iterdir():
+        try:
+            texts.append((task / "children").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            # A thread that has ended meanwhile.
+            pass
+    return [int(pid) for text in texts for pid in text.split()]
+
+
 @pytest.fixture(scope="session")
 def node():
     with tempfile.TemporaryDirectory() as home:
@@ -128,7 +145,7 @@ def create(client):
         answer = client.create_function(FunctionName=name, Code={"ZipFile": code}, **settings)
         made.append(name)
         if wait:
-            client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+            client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
         return answer
 
     yield make

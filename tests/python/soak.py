@@ -23,7 +23,7 @@ import boto3
 import botocore.config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from conftest import HELLO, ROLE, Node, python
+from conftest import HELLO, ROLE, Node, below, children, python
 from mutations import cases
 from test_mutations import ensure, send
 
@@ -123,21 +123,10 @@ class Load:
                 pass
 
 
-def children(node):
-    tasks = pathlib.Path(f"/proc/{node.process.pid}/task")
-    texts = []
-    for task in tasks.iterdir():
-        try:
-            texts.append((task / "children").read_text())
-        except FileNotFoundError:
-            pass
-    return [int(pid) for text in texts for pid in text.split()]
-
-
 def groups(node):
     """The cgroups of the node's workers."""
-    name = f"faasnap-worker-{node.process.pid}-*"
-    return sum(1 for folder in pathlib.Path("/sys/fs/cgroup").rglob(name) if folder.is_dir())
+    name = f"faasnap-worker-{node.process.pid}-"
+    return sum(1 for folder in below("/sys/fs/cgroup") if folder.name.startswith(name) and folder.is_dir())
 
 
 def held(node):
@@ -145,7 +134,7 @@ def held(node):
     process = pathlib.Path(f"/proc/{node.process.pid}")
     status = (process / "status").read_text()
     # The two functions that stay have snapshots with recordings that grow by themselves.
-    files = [path for path in node.home.rglob("*") if not re.search(r"\.sqlite|serve\.log|/logs/|/snapshots/(steady|manners)", str(path))]
+    files = [path for path in below(node.home) if not re.search(r"\.sqlite|serve\.log|/logs/|/snapshots/(steady|manners)", str(path))]
     return {
         "descriptors": len(list((process / "fd").iterdir())),
         "processes": len(children(node)),
@@ -194,7 +183,7 @@ def soak(home, seconds, clients=AT_ONCE):
         client = Load(node, -1).client
         ensure(client)
         client.create_function(FunctionName="manners", Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": MANNERS}, MemorySize=256, Timeout=1)
-        client.get_waiter("function_active_v2").wait(FunctionName="manners", WaiterConfig={"Delay": 0.05})
+        client.get_waiter("function_active_v2").wait(FunctionName="manners", WaiterConfig={"Delay": 0.1})
         load(node, WARM_UP, clients)
         before = rest(node)
         steps = load(node, seconds, clients)

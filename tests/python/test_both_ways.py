@@ -47,7 +47,7 @@ def node(tmp_path_factory):
     broken = python("print('before')\nraise RuntimeError('at import')\n")
     for name, code in [("both", CODE), ("broken", broken)]:
         client.create_function(FunctionName=name, Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": code}, MemorySize=256)
-        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
     yield node
     if node.process.poll() is None:
         assert node.stop() == 0

@@ -27,7 +27,7 @@ HEARING = python("import json\ndef handler(event, context):\n    print('heard', 
 
 def make(client, name, code, **settings):
     client.create_function(FunctionName=name, Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": code}, MemorySize=256, **settings)
-    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
 
 
 def metric(node, name):

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 from conftest import HELLO, ROLE, archive, python
 
 ARN = "arn:aws:lambda:us-east-1:000000000000:function:"
-QUICK = {"Delay": 0.05, "MaxAttempts": 200}
+QUICK = {"Delay": 0.1, "MaxAttempts": 600}
 
 
 def refused(call, **arguments):

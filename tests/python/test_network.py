@@ -86,7 +86,7 @@ def outward(greeter):
 def made(client, name, code, **settings):
     settings = {"Runtime": "python3.11", "Handler": "app.handler", "Role": ROLE, "MemorySize": 256, "Timeout": 30} | settings
     client.create_function(FunctionName=name, Code={"ZipFile": code}, **settings)
-    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+    client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
 
 
 def answer(client, name, **more):

@@ -20,7 +20,7 @@ IS_ROOT = os.geteuid() == 0
 def make(client, *names, **settings):
     for name in names:
         client.create_function(FunctionName=name, Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": SLEEPS}, MemorySize=256, Timeout=20, **settings)
-        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
 
 
 def get(node, path, timeout=10):

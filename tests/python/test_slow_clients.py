@@ -22,7 +22,7 @@ def narrow(tmp_path_factory):
     node = Node(tmp_path_factory.mktemp("home"), "--auth", "none", "--connections", str(LIMIT))
     client = anyone(node)
     client.create_function(FunctionName="large", Runtime="python3.11", Handler="app.handler", Role=ROLE, Code={"ZipFile": LARGE}, MemorySize=256)
-    client.get_waiter("function_active_v2").wait(FunctionName="large", WaiterConfig={"Delay": 0.05})
+    client.get_waiter("function_active_v2").wait(FunctionName="large", WaiterConfig={"Delay": 0.1})
     assert invoke(node, b'{"bytes": 1}') == "x"
     yield node
     assert node.stop() == 0, (node.home / "serve.log").read_text()[-4000:]

@@ -162,7 +162,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path):
     names = [function["FunctionName"] for function in client.list_functions()["Functions"]]
     assert names == [f"kept-{number}" for number in range(5)]
     for name in names:
-        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.05})
+        client.get_waiter("function_active_v2").wait(FunctionName=name, WaiterConfig={"Delay": 0.1})
     assert json.load(client.invoke(FunctionName="kept-0:live")["Payload"])["version"] == version
     assert node.stop() == 0
     with pytest.raises(AssertionError):
