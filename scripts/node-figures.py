@@ -1,13 +1,18 @@
 #!/usr/bin/env python3
-"""What the node adds to an invocation: warm over one connection, calls a second under load, and cold.
+"""What the node adds to an invocation: warm over one connection, calls a second under load, and cold. And what it takes to be
+there with a thousand functions.
 
-    scripts/node-figures.py FAASNAP HOME FUNCTION warm|load|cold
+    scripts/node-figures.py FAASNAP HOME FUNCTION warm|load|cold|idle
 
 FUNCTION answers `{}` to `{}`. `load` needs wrk. `cold` takes turns with the engine: some restores by `faasnap invoke
 --restores`, some calls through the node with the snapshot's files as the page cache has them, round by round, since a machine's
-speed drifts. What the worker costs warm without a node says the example `warm` of instance-pool.
+speed drifts. `idle` registers 1,000 functions like FUNCTION, each with code of its own, in a copy of HOME. What the worker costs warm without a node says the example `warm` of instance-pool.
 """
 
+import base64
+import io
+import json
+import pathlib
 import re
 import socket
 import statistics
@@ -15,8 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+import zipfile
 
 ROUNDS, PER_ROUND = 6, 6
+IDLE = 1000
 
 
 class Node:
@@ -99,6 +107,39 @@ def cold(faasnap, home, function):
     print(f"median: engine {statistics.median(engine):.1f}, node {statistics.median(node_times):.1f}")
 
 
+def idle(faasnap, home, function):
+    with tempfile.TemporaryDirectory(dir=pathlib.Path(home).parent) as folder:
+        copy = f"{folder}/home"
+        subprocess.run(["cp", "-a", "--reflink=auto", home, copy], check=True)
+        node = Node(faasnap, copy, function)
+        base = base_of(node)
+        like = json.load(urllib.request.urlopen(f"{base}/{function}/configuration"))
+        settings = {name: like[name] for name in ("Runtime", "Handler", "Role", "MemorySize")}
+        for number in range(IDLE):
+            code = io.BytesIO()
+            with zipfile.ZipFile(code, "w") as target:
+                target.writestr("app.py", f"# {number}\ndef handler(event, context): return {{}}\n")
+            body = settings | {"FunctionName": f"idle-{number}", "Code": {"ZipFile": base64.b64encode(code.getvalue()).decode()}}
+            urllib.request.urlopen(urllib.request.Request(base, json.dumps(body).encode()))
+        node.stop()
+        begun = time.perf_counter()
+        node = Node(faasnap, copy, "idle-500")
+        started = time.perf_counter() - begun
+        time.sleep(5)
+        memory = lambda: int(re.search(r"Pss: +(\d+)", pathlib.Path(f"/proc/{node.process.pid}/smaps_rollup").read_text())[1]) / 1024
+        at_rest = memory()
+        for _ in range(20):
+            names = {found["FunctionName"] for found in json.load(urllib.request.urlopen(f"{base_of(node)}?MaxItems=50"))["Functions"]}
+        assert len(names) == 50
+        node.call(node.connect())
+        print(f"{IDLE} functions: start to the first line {started:.2f} s, {at_rest:.1f} MiB at rest, {memory():.1f} after some lists and a call")
+        node.stop()
+
+
+def base_of(node):
+    return "http://%s:%d/2015-03-31/functions" % node.address
+
+
 if __name__ == "__main__":
     *what, which = sys.argv[1:]
-    {"warm": warm, "load": load, "cold": cold}[which](*what)
+    {"warm": warm, "load": load, "cold": cold, "idle": idle}[which](*what)
