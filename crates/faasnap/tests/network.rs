@@ -125,6 +125,11 @@ fn a_function_with_a_network_reaches_what_is_allowed_and_nothing_else() {
     let unnamed = invoke(&home, "connects", &["--name-server", &names], &event);
     assert_eq!(unnamed["reached"], json!(["EACCES", "EACCES", "ECONNREFUSED", "EACCES", "EACCES"]));
     assert_eq!(unnamed["found"], open["found"]);
+    // A name that leads to a cloud's metadata service: what it means is looked at when it is connected to.
+    let rebound = name_server(Ipv4Addr::new(169, 254, 169, 254)).to_string();
+    let event = json!({"reach": [["anything.example", 80]], "names": ["anything.example"]});
+    let lured = invoke(&home, "connects", &["--name-server", &rebound], &event);
+    assert_eq!(lured, json!({"reached": ["EACCES"], "found": [["169.254.169.254"]]}));
 }
 
 #[test]
