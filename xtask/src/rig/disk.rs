@@ -58,6 +58,7 @@ pub(super) fn make(folder: &Path, load: &Load<'_>, kernel: &Kernel, steps: &[Ste
     write(&rig.join("run"), include_str!("inside.sh"))?;
     write(&rig.join("figures.py"), include_str!("figures.py"))?;
     write(&rig.join("worker-memory.py"), include_str!("../../../scripts/worker-memory.py"))?;
+    write(&rig.join("cgroup2.py"), include_str!("cgroup2.py"))?;
     write(&rig.join("figures_linux.py"), include_str!("figures_linux.py"))?;
     write(&rig.join("environment"), &environment(load))?;
     write(&rig.join("steps"), &steps.iter().map(line).collect::<String>())?;

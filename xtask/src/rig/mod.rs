@@ -82,8 +82,13 @@ const MORE_RUNTIMES: [(&str, &str, &[&str]); 2] = [
     ("linux-figures", "graphs", &["python3.11", "--name", "graphs", "--package", "igraph==0.11.9"]),
 ];
 
+/// A node's workers below a version 2 control group, as on most machines of today.
+const CGROUP_2: &str = "export FAASNAP_HOME=$TMPDIR/cgroup2; $FAASNAP runtime list && \
+    cp -a $FAASNAP_TEST_HOME/runtimes/provided.al2023 $FAASNAP_HOME/runtimes/ && \
+    python3 /rig/cgroup2.py $FAASNAP $EXAMPLES";
+
 /// All steps, in the order in which they run.
-const STEPS: [Step; 13] = [
+const STEPS: [Step; 14] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor"), default: true },
     Step {
         name: "static-program",
@@ -98,6 +103,7 @@ const STEPS: [Step; 13] = [
     Step { name: "save-and-restore", what: What::Test("save_and_restore", ""), default: true },
     Step { name: "programs", what: What::Test("programs", ""), default: true },
     Step { name: "functions", what: What::Test("functions", FUNCTIONS), default: true },
+    Step { name: "cgroup-v2", what: What::Line(CGROUP_2), default: true },
     Step { name: "linux-exec", what: What::Line(LINUX_EXEC), default: true },
     Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: true },
     Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: true },
