@@ -65,6 +65,8 @@ enum Piece {
         function: FunctionName,
         instance: Arc<str>,
     },
+    /// Somebody wants to know when all before it is written.
+    Mark(Box<dyn FnOnce() + Send>),
 }
 
 #[derive(Debug, Default)]
@@ -99,6 +101,7 @@ impl FunctionLogs {
             waiting: waiting.clone(),
             lines: HashMap::new(),
             ready: HashMap::new(),
+            marks: Vec::new(),
         };
         let thread = std::thread::Builder::new().name("logs".to_owned()).spawn(move || writer.run(&receiver));
         let thread = Some(thread.map_err(StartLogError::Thread)?);
@@ -127,6 +130,12 @@ impl FunctionLogs {
         self.send(Piece::Ended { function: function.clone(), instance: instance.into() });
     }
 
+    /// Calls `then`, from the thread that writes, once everything taken so far is in its file (or could not be written, which is
+    /// told of otherwise): it survives the end of this process then, not that of the machine. A line without an end is still to come.
+    pub fn when_written(&self, then: impl FnOnce() + Send + 'static) {
+        self.send(Piece::Mark(Box::new(then)));
+    }
+
     fn send(&self, piece: Piece) {
         if let Some(pieces) = &self.pieces {
             // The thread lives as long as this does.
@@ -152,6 +161,8 @@ struct Writer {
     lines: HashMap<(FunctionName, Arc<str>), Lines>,
     /// Lines on their way to a function's file.
     ready: HashMap<FunctionName, Vec<u8>>,
+    /// Who is told when they are there.
+    marks: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Writer {
@@ -178,6 +189,7 @@ impl Writer {
                     eprintln!("faasnap: the log of function {function} can't be written: {error}");
                 }
             }
+            self.marks.drain(..).for_each(|mark| mark());
         }
     }
 
@@ -200,6 +212,10 @@ impl Writer {
                     let ready = self.ready.entry(key.0.clone()).or_default();
                     lines.finish(|line| append(ready, &key.1, line));
                 }
+                0
+            }
+            Piece::Mark(then) => {
+                self.marks.push(then);
                 0
             }
         }
@@ -273,6 +289,20 @@ mod tests {
         let text = String::from_utf8(reader.read().unwrap()).unwrap();
         let lines: Vec<_> = text.lines().map(|line| line.split_once(' ').unwrap().1).collect();
         assert_eq!(lines, ["bbbbbbbb two", "aaaaaaaa one line", "bbbbbbbb three"]);
+    }
+
+    #[test]
+    fn what_was_taken_before_a_mark_is_there() {
+        let home = tempfile::tempdir().unwrap();
+        let logs = FunctionLogs::start(home.path(), LogSettings::default()).unwrap();
+        for number in 0..100 {
+            logs.write(&name(), "instance", format!("line {number}\n").as_bytes());
+            let (sender, written) = mpsc::channel();
+            logs.when_written(move || sender.send(()).unwrap());
+            written.recv().unwrap();
+            let text = fs::read_to_string(home.path().join("logs/f").join(CURRENT)).unwrap();
+            assert!(text.ends_with(&format!(" line {number}\n")), "{text}");
+        }
     }
 
     #[test]

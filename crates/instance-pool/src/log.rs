@@ -51,6 +51,11 @@ pub trait LogReceiver: Send + Sync {
 
     /// Takes note that nothing more comes from an instance.
     fn ended(&self, _function: &Deployed, _instance: &str) {}
+
+    /// Calls `then` once all that was received before is where it is found again, though this process be killed.
+    fn when_kept(&self, then: Box<dyn FnOnce() + Send>) {
+        then();
+    }
 }
 
 /// Drops everything.

@@ -198,6 +198,17 @@ impl Pool {
         self.0.state.lock().fleet.reserve(function, reserved);
     }
 
+    /// Waits until what functions have logged so far is where it is found again, though this process be killed.
+    pub async fn log_kept(&self) {
+        let (sender, receiver) = oneshot::channel();
+        self.0.log.when_kept(Box::new(move || {
+            // Whoever waited may have gone.
+            let _ = sender.send(());
+        }));
+        // A receiver that is gone keeps nothing any more.
+        let _ = receiver.await;
+    }
+
     /// What the pool holds and did.
     pub fn statistics(&self) -> Statistics {
         let Counters { booted, restored, failed_starts, crashed, snapshots } = &self.0.counters;

@@ -87,7 +87,10 @@ impl Node {
             client_context: client_context.clone(),
             tenant_id: None,
         };
-        match self.run(deployed, call, None).await {
+        let outcome = self.run(deployed, call, None).await;
+        // An event that is done has its log: who finds none would take it for lost.
+        self.pool.log_kept().await;
+        match outcome {
             Ok(reply) if reply.function_error.is_none() => {
                 Delivery::Succeeded { payload: reply.payload, version: reply.version }
             }

@@ -135,6 +135,10 @@ impl LogReceiver for Logs {
     fn ended(&self, function: &Deployed, instance: &str) {
         self.0.ended(function.name(), instance);
     }
+
+    fn when_kept(&self, then: Box<dyn FnOnce() + Send>) {
+        self.0.when_written(then);
+    }
 }
 
 /// Lets this process have as many descriptors as it may: connections and workers take some each. Workers have limits of their own.
