@@ -1,5 +1,6 @@
 """What `faasnap serve` can be told, right and wrong, and what a node says of itself when it can't take calls."""
 
+import ctypes
 import json
 import os
 import re
@@ -217,3 +218,24 @@ def test_a_linux_guest_gets_no_network(serve, tmp_path):
     assert caught.value.response["Error"]["Code"] == "InvalidParameterValueException"
     assert client.list_tags(Resource=arn)["Tags"] == {}
     client.tag_resource(Resource=arn, Tags={"faasnap:network": "none"})
+
+
+def test_what_a_killed_node_has_left_does_not_keep_its_home(tmp_path):
+    """A child that is not yet a worker has the node's open files for a moment longer than the node."""
+    node = Node(tmp_path, "--auth", "none")
+    try:
+        pid = node.process.pid
+        files = [int(name) for name in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{name}").endswith("node.lock")]
+        assert len(files) == 1
+        pidfd_getfd = 438
+        kept = ctypes.CDLL(None, use_errno=True).syscall(pidfd_getfd, os.pidfd_open(pid), files[0], 0)
+        assert kept >= 0, os.strerror(ctypes.get_errno())
+        second = subprocess.run([os.environ["FAASNAP_BIN"], "--home", node.home, "serve", "--listen", "127.0.0.1:0"], capture_output=True, text=True)
+        assert second.returncode == 3 and "a node serves" in second.stderr, second
+        node.kill()
+        node.start()
+        os.close(kept)
+        assert node.stop() == 0
+    finally:
+        if node.process.poll() is None:
+            node.kill()

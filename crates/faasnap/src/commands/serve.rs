@@ -13,6 +13,7 @@ use function_log::{FunctionLogs, LogSettings};
 use instance_pool::policy::Policy;
 use instance_pool::{Deployed, LogReceiver, LogStream, Pool, PoolSettings};
 use node::{Credentials, Node, NodeSettings, Server};
+use rustix::fs::{FlockOperation, fcntl_lock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use store::{Retention, Store};
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +35,9 @@ pub(super) fn run(store: &Store, arguments: &ServeArguments) -> Result<Outcome> 
     let path = store.path().join("node.lock");
     let lock = File::options().create(true).truncate(false).write(true).open(&path);
     let lock = lock.with_context(|| format!("opening {}", path.display()))?;
-    if lock.try_lock().is_err() {
+    // A lock of this process alone: children on their way to becoming workers outlive a node that is killed, for a moment, and
+    // flock(2)'s would be theirs, too.
+    if fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
         bail!("a node serves {} already: stop it, or give --home another directory", store.path().display());
     }
     log();
