@@ -18,20 +18,18 @@ mod error;
 mod keeping;
 mod options;
 mod polled;
+mod read_ahead;
 mod recent;
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jail::{Access, Launched, Program};
 use pages::PageSet;
-use restore::{LoadingSet, Phase, RestoreStrategy, Timeline};
-use rustix::fs::{Advice, fadvise};
-use snapshot::STATE_FILE;
+use restore::{Phase, Timeline};
 use store::{KernelSource, OpenFunction};
 use worker_protocol::{
     Answer, Attached, Booted, FromWorker, GuestKind, Invoke, Learned, LogStream, NodeChannel, Received,
@@ -39,6 +37,7 @@ use worker_protocol::{
 };
 
 use keeping::{Restoring, Writing};
+use read_ahead::read_ahead;
 
 pub use configuration::{
     INIT_LIMIT, REGION, RESTORE_LIMIT, Role, SNAPSHOT_INIT_LIMIT, boot_limit, guest_kind,
@@ -54,13 +53,6 @@ pub use recent::RecentRestores;
 pub const GRACE: Duration = Duration::from_secs(15);
 /// How long writing a snapshot may take.
 pub const SNAPSHOT_LIMIT: Duration = Duration::from_secs(600);
-
-/// How much of each of a snapshot's small files is asked for ahead: all of them, but for a damaged or strange one.
-const READ_AHEAD: u64 = 512 << 10;
-
-/// The largest recording, in bytes, that is read as a whole while the worker gets ready for it. The loader would ask for it 2 ms
-/// later; a larger one would take a processor from what comes before the guest's first exit.
-const SMALL_RECORDING: u64 = 4 << 20;
 
 /// Takes what a worker and its function write to the log.
 pub type LogSink = Box<dyn FnMut(LogStream, &[u8]) + Send>;
@@ -238,7 +230,7 @@ impl FunctionWorker {
     pub fn restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<Restored, WorkerError> {
         self.ask_restore(directory, options)?;
         self.flush()?;
-        read_small(directory, options.strategy);
+        read_ahead(directory, options.strategy);
         self.restored()
     }
 
@@ -256,7 +248,7 @@ impl FunctionWorker {
         self.ask_restore(directory, options)?;
         self.channel.sender.enqueue(&ToWorker::Invoke(Box::new(invoke)), Attached::default())?;
         self.flush()?;
-        read_small(directory, options.strategy);
+        read_ahead(directory, options.strategy);
         let restored = self.restored()?;
         Ok((restored, self.answered(limit)?))
     }
@@ -273,7 +265,6 @@ impl FunctionWorker {
     }
 
     fn ask_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {
-        read_ahead(directory, options.strategy);
         let mut attached = Attached::default();
         let snapshot = attached.attach(self.hand(directory, Access::Read)?);
         self.restoring = Some(Restoring::new(directory, options.strategy, options.record));
@@ -432,29 +423,6 @@ impl FunctionWorker {
     /// The directory at `path`, as a descriptor that leads nowhere else.
     fn hand(&self, path: &Path, access: Access) -> Result<OwnedFd, WorkerError> {
         Ok(self.jailed.passage.directory(open_directory(path)?.as_fd(), access)?)
-    }
-}
-
-/// Lets the disk read what the worker will look at first, while the request is on its way.
-fn read_ahead(directory: &Path, strategy: RestoreStrategy) {
-    let most = NonZeroU64::new(READ_AHEAD);
-    for name in [STATE_FILE, LoadingSet::file_name(strategy)] {
-        // A hint: what can't be opened the worker will complain of.
-        if let Ok(file) = File::open(directory.join(name)) {
-            let _ = fadvise(&file, 0, most, Advice::WillNeed);
-        }
-    }
-}
-
-/// Lets the disk read a small recording, while the worker gets ready for it.
-fn read_small(directory: &Path, strategy: RestoreStrategy) {
-    let small = |file: &File| file.metadata().is_ok_and(|metadata| metadata.len() <= SMALL_RECORDING);
-    if strategy == RestoreStrategy::FaaSnap
-        && let Ok(file) = File::open(directory.join(LoadingSet::file_name(strategy)))
-        && small(&file)
-    {
-        // A hint, as above.
-        let _ = fadvise(&file, 0, None, Advice::WillNeed);
     }
 }
 

@@ -13,6 +13,7 @@ use worker_protocol::{
 };
 
 use crate::error::WorkerError;
+use crate::read_ahead::read_ahead;
 use crate::{FunctionWorker, Keeping, RestoreOptions};
 
 /// What a worker has to say. Its log goes to the sink instead.
@@ -59,7 +60,9 @@ impl FunctionWorker {
     /// [`WorkerError`] when the worker is gone or the snapshot can't be opened.
     pub fn send_restore(&mut self, directory: &Path, options: &RestoreOptions) -> Result<(), WorkerError> {
         self.ask_restore(directory, options)?;
-        self.send_more().map(drop)
+        self.send_more()?;
+        read_ahead(directory, options.strategy);
+        Ok(())
     }
 
     /// Asks for a restore and an invocation, without a round trip in between, as [`Self::restore_and_invoke`] does;
@@ -74,7 +77,9 @@ impl FunctionWorker {
         invoke: Invoke,
     ) -> Result<(), WorkerError> {
         self.ask_restore(directory, options)?;
-        self.send(&ToWorker::Invoke(Box::new(invoke)))
+        self.send_invoke(invoke)?;
+        read_ahead(directory, options.strategy);
+        Ok(())
     }
 
     /// Asks for an invocation; [`Heard::Answered`] follows, and before it, when `invoke` asks for it, what is streamed.

@@ -56,8 +56,7 @@ fn check(request: &RestoreRequest<'_>) -> Result<(), RestoreError> {
     if layout > reserved {
         return Err(RestoreError::ReservationTooSmall { needed: layout, reserved });
     }
-    let uses_recordings = matches!(request.strategy, RestoreStrategy::Reap | RestoreStrategy::FaaSnap);
-    if matches!(request.record, Record::Always(_)) && !uses_recordings {
+    if matches!(request.record, Record::Always(_)) && !request.strategy.uses_recordings() {
         let reason = "it uses no recording, so there is nothing to record".to_owned();
         return Err(RestoreError::Unavailable { strategy: request.strategy, reason });
     }

@@ -39,6 +39,11 @@ impl RestoreStrategy {
             Self::Eager => "eager",
         }
     }
+
+    /// Whether it goes by what an earlier restore recorded.
+    pub const fn uses_recordings(self) -> bool {
+        matches!(self, Self::Reap | Self::FaaSnap)
+    }
 }
 
 impl fmt::Display for RestoreStrategy {
