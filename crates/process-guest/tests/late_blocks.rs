@@ -90,9 +90,10 @@ fn a_guest_is_right_in_whatever_order_its_blocks_come() {
     let kvm = Kvm::open().expect("these tests need /dev/kvm");
     for seed in 0..3u64 {
         let (new, mut halfway) = restored(&kvm);
+        let arrivals = Arc::new(halfway.saved().late_blocks());
+        let first = halfway.saved().first_blocks();
         let mut revival = halfway.revive(&new);
-        let arrivals = revival.expect_late_blocks();
-        let first = revival.first_blocks();
+        revival.expect(arrivals.clone());
         assert!(first.len() > 3 && first.iter().all(|block| arrivals.coming().contains(block)));
         let files = mapped_files(&revival);
         halfway.bring_all_but(&new, &files, &arrivals.coming());
@@ -126,9 +127,10 @@ fn a_guest_is_right_in_whatever_order_its_blocks_come() {
 /// Resumes a guest of which only two blocks that are needed first come in, and waits until somebody waits for another.
 fn waiting(kvm: &Kvm) -> (ProcessGuest, Arc<Process>, Arc<Arrivals>) {
     let (new, mut halfway) = restored(kvm);
+    let arrivals = Arc::new(halfway.saved().late_blocks());
+    let first: Vec<Block> = halfway.saved().first_blocks().into_iter().take(2).collect();
     let mut revival = halfway.revive(&new);
-    let arrivals = revival.expect_late_blocks();
-    let first: Vec<Block> = revival.first_blocks().into_iter().take(2).collect();
+    revival.expect(arrivals.clone());
     let late: Vec<Block> = arrivals.coming().into_iter().filter(|block| !first.contains(block)).collect();
     halfway.bring_all_but(&new, &mapped_files(&revival), &late);
     arrivals.arrived(&first);

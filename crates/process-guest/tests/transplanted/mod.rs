@@ -80,6 +80,11 @@ pub fn halfway(old: ProcessGuest, process: Arc<Process>) -> Halfway {
 }
 
 impl Halfway {
+    /// What was saved, until it is revived.
+    pub fn saved(&self) -> &SavedGuest {
+        self.saved.as_ref().unwrap()
+    }
+
     /// The first half of making it again in `new`.
     pub fn revive(&mut self, new: &ProcessGuest) -> Revival {
         new.make_ready(1, PageCount(self.image.page_count.0)).unwrap();

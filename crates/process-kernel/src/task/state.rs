@@ -150,21 +150,10 @@ impl Revival {
         &self.mapped
     }
 
-    /// Lets memory behind what the process has mapped come in while it runs: whoever brings it in says so to what this
-    /// returns. Without this, all of memory must be in before [`Revival::finish`].
-    pub fn expect_late_blocks(&mut self) -> Arc<Arrivals> {
-        self.expect(Arc::new(self.saved.late_blocks()))
-    }
-
-    /// The same, by `arrivals` that [`SavedProcess::late_blocks`] gave.
-    pub fn expect(&mut self, arrivals: Arc<Arrivals>) -> Arc<Arrivals> {
+    /// Lets memory behind what the process has mapped come in while it runs: whoever brings it in says so to `arrivals`, which
+    /// [`SavedProcess::late_blocks`] gave. Without this, all of memory must be in before [`Revival::finish`].
+    pub fn expect(&mut self, arrivals: Arc<Arrivals>) {
         self.arrivals = arrivals;
-        self.arrivals.clone()
-    }
-
-    /// See [`SavedProcess::first_blocks`].
-    pub fn first_blocks(&self) -> Vec<Block> {
-        self.saved.first_blocks()
     }
 
     /// What the process's objects share; the Runtime API's service and the log are attached here.
