@@ -63,6 +63,21 @@ struct State {
     stopped: bool,
 }
 
+impl State {
+    /// Takes the first of `pieces` whose `half` nobody has taken.
+    fn take(&mut self, half: Half, pieces: impl IntoIterator<Item = usize>) -> Option<usize> {
+        for index in pieces {
+            if let Some(stage) = self.stages.get_mut(index).map(|stages| stages.of(half))
+                && *stage == Stage::Open
+            {
+                *stage = Stage::Taken;
+                return Some(index);
+            }
+        }
+        None
+    }
+}
+
 impl Progress {
     /// Nothing of `schedule` has been done; `arrivals` hears of what is.
     pub fn new(schedule: Schedule, arrivals: Arc<Arrivals>) -> Self {
@@ -86,14 +101,7 @@ impl Progress {
 
     /// The next of the pieces that are mapped before the guest runs, which is the caller's then; `None` when there is none.
     pub fn take_first(&self) -> Option<usize> {
-        let mut state = self.state.lock();
-        for (index, stages) in state.stages.iter_mut().enumerate().take(self.schedule.first) {
-            if stages.map == Stage::Open {
-                stages.map = Stage::Taken;
-                return Some(index);
-            }
-        }
-        None
+        self.state.lock().take(Half::Map, 0..self.schedule.first)
     }
 
     /// The next piece whose `half` is to be done, which is the caller's then; `None` when there is none.
@@ -104,15 +112,7 @@ impl Progress {
             return None;
         }
         let wanted = wanted.into_iter().map(|block| self.schedule.unit_of(block));
-        for index in wanted.chain(0..self.schedule.units.len()) {
-            if let Some(stage) = state.stages.get_mut(index).map(|stages| stages.of(half))
-                && *stage == Stage::Open
-            {
-                *stage = Stage::Taken;
-                return Some(index);
-            }
-        }
-        None
+        state.take(half, wanted.chain(0..self.schedule.units.len()))
     }
 
     /// The same, once it can't be put off any more.
