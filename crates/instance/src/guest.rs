@@ -160,7 +160,7 @@ impl Guest {
         let timeline = self.timeline();
         let begin = timeline.phases.last().map_or(0, |phase| phase.end_ns);
         if let Some(exit) = exit {
-            let exit = exit.saturating_sub(timeline.request_at_ns);
+            let exit = timeline.since_request(exit);
             timeline.record(Phase::FirstExit, begin.min(exit), exit);
         }
         timeline.record(Phase::Answered, begin, timeline.now_ns());

@@ -132,8 +132,7 @@ pub fn restore_foreseen(
 ) -> Result<RestoreHandle, RestoreError> {
     let Foreseen { way, warnings, from_ns, until_ns } = foreseen;
     timeline.strategy = Some(request.strategy);
-    let since = |at: u64| at.saturating_sub(timeline.request_at_ns);
-    timeline.record(Phase::Planned, since(from_ns), since(until_ns));
+    timeline.record(Phase::Planned, timeline.since_request(from_ns), timeline.since_request(until_ns));
     timeline.fell_back = warnings.iter().find_map(|warning| match warning {
         RestoreWarning::FellBack { problem, .. } => Some(problem.to_string()),
         RestoreWarning::NotRecorded(_) => None,

@@ -92,7 +92,7 @@ impl RestoreHandle {
         let complete = loader.work().progress.complete_at_ns().filter(|_| loader.has_late_blocks());
         for (phase, at) in [(Phase::LetIn, complete), (Phase::Loaded, loader.done_at_ns())] {
             if let Some(at) = at.filter(|_| timeline.end_of(phase).is_none()) {
-                let end_ns = at.saturating_sub(timeline.request_at_ns);
+                let end_ns = timeline.since_request(at);
                 timeline.record(phase, self.loader_start_ns, end_ns);
             }
         }

@@ -276,7 +276,7 @@ impl Timeline {
     #[must_use]
     pub fn continued_by(&self, mut worker: Self) -> Self {
         let shifted = |from_ns: u64, phases: Vec<PhaseRecord>| {
-            let shift = from_ns.saturating_sub(self.request_at_ns);
+            let shift = self.since_request(from_ns);
             phases.into_iter().map(move |PhaseRecord { phase, start_ns, end_ns }| PhaseRecord {
                 phase,
                 start_ns: start_ns.saturating_add(shift),
@@ -306,7 +306,12 @@ impl Timeline {
 
     /// Nanoseconds since the request.
     pub fn now_ns(&self) -> u64 {
-        monotonic_ns().saturating_sub(self.request_at_ns)
+        self.since_request(monotonic_ns())
+    }
+
+    /// Nanoseconds from the request to `at_ns` of CLOCK_MONOTONIC.
+    pub fn since_request(&self, at_ns: u64) -> u64 {
+        at_ns.saturating_sub(self.request_at_ns)
     }
 
     /// Does `work` and records it as `phase`.
