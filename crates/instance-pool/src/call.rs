@@ -50,6 +50,24 @@ pub struct Reply {
     pub timeline: Option<Box<Timeline>>,
 }
 
+impl Reply {
+    /// For an invocation that no worker answered: nothing ran, nothing was logged.
+    pub(crate) fn of_failure(request_id: &str, error_type: String, payload: Vec<u8>) -> Self {
+        Self {
+            request_id: request_id.to_owned(),
+            payload,
+            function_error: Some(error_type),
+            content_type: None,
+            version: String::new(),
+            log_tail: Vec::new(),
+            start: Start::Failed,
+            duration: Duration::ZERO,
+            max_memory: 0,
+            timeline: None,
+        }
+    }
+}
+
 /// Where the instance of an invocation came from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Start {
@@ -123,18 +141,7 @@ impl Refused {
             }
             Self::Throttled(_) | Self::NotStarted { .. } | Self::ShuttingDown => return None,
         };
-        Some(Reply {
-            request_id: request_id.to_owned(),
-            payload,
-            function_error: Some(error_type),
-            content_type: None,
-            version: String::new(),
-            log_tail: Vec::new(),
-            start: Start::Failed,
-            duration: Duration::ZERO,
-            max_memory: 0,
-            timeline: None,
-        })
+        Some(Reply::of_failure(request_id, error_type, payload))
     }
 }
 

@@ -283,16 +283,10 @@ impl Instance {
 /// The reply for an outcome that no worker told of.
 fn failed(deployed: &Deployed, log: &[u8], request_id: &str, outcome: &Outcome, duration: Duration) -> Reply {
     Reply {
-        request_id: request_id.to_owned(),
-        payload: outcome.payload(request_id),
-        function_error: Some(outcome_type(outcome)),
-        content_type: None,
         version: deployed.version.clone(),
         log_tail: log.to_vec(),
-        start: Start::Failed,
         duration,
-        max_memory: 0,
-        timeline: None,
+        ..Reply::of_failure(request_id, outcome_type(outcome), outcome.payload(request_id))
     }
 }
 
