@@ -37,8 +37,8 @@ pub struct BenchOptions {
     pub again: bool,
     /// Measure nothing: report what the folder holds, complete or not.
     pub report_only: bool,
-    /// How `slow-disk` slows the disk down.
-    pub throttle_by: ThrottleBy,
+    /// What `slow-disk` slows the disk down by, if not by what is there.
+    pub throttle_by: Option<ThrottleBy>,
 }
 
 impl BenchOptions {

@@ -17,11 +17,8 @@ pub(crate) struct ReadLimits {
 }
 
 /// What makes reading slow.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ThrottleBy {
-    /// A control group where there is one that can, else a reader.
-    #[default]
-    WhatIsThere,
     /// The kernel, by a control group of the workers.
     ControlGroup,
     /// A file system in user space that takes its time.
@@ -35,11 +32,12 @@ pub(crate) enum Throttle {
 }
 
 impl Throttle {
-    /// Limits for reading what is below `folder`, an existing folder.
+    /// Limits for reading what is below `folder`, an existing folder; by a control group where there is one that can, else by a
+    /// reader, unless one is asked for.
     ///
     /// # Errors
     /// [`BenchError::Impossible`] where neither can be had, or not the one that is asked for.
-    pub fn new(folder: &Path, limits: ReadLimits, by: ThrottleBy) -> Result<Self, BenchError> {
+    pub fn new(folder: &Path, limits: ReadLimits, by: Option<ThrottleBy>) -> Result<Self, BenchError> {
         let reader = || {
             SlowFolder::of(folder, limits).map(Self::Reader).map_err(|error| {
                 let source = std::error::Error::source(&error)
@@ -48,9 +46,9 @@ impl Throttle {
             })
         };
         match by {
-            ThrottleBy::ControlGroup => ControlGroup::new(folder, limits).map(Self::Group),
-            ThrottleBy::Reader => reader(),
-            ThrottleBy::WhatIsThere => match ControlGroup::new(folder, limits) {
+            Some(ThrottleBy::ControlGroup) => ControlGroup::new(folder, limits).map(Self::Group),
+            Some(ThrottleBy::Reader) => reader(),
+            None => match ControlGroup::new(folder, limits) {
                 Ok(group) => Ok(Self::Group(group)),
                 Err(no_group) => reader().map_err(|no_reader| impossible(format!("{no_group}; {no_reader}"))),
             },

@@ -9,13 +9,13 @@ use crate::args::{BenchCommand, KeepAliveArguments, SlowDiskArguments, ThrottleA
 use crate::output::print;
 
 pub(super) fn run(store: &Store, command: BenchCommand) -> Result<Outcome> {
-    let mut throttle_by = ThrottleBy::default();
+    let mut throttle_by = None;
     let (experiment, arguments) = match command {
         BenchCommand::Modes(arguments) => (Experiment::Modes, arguments),
         BenchCommand::Inputs(arguments) => (Experiment::Inputs, arguments),
         BenchCommand::Burst(arguments) => (Experiment::Burst, arguments),
         BenchCommand::SlowDisk(SlowDiskArguments { bench, throttle }) => {
-            throttle_by = throttle.map_or(throttle_by, |throttle| match throttle {
+            throttle_by = throttle.map(|throttle| match throttle {
                 ThrottleArgument::Cgroup => ThrottleBy::ControlGroup,
                 ThrottleArgument::Reader => ThrottleBy::Reader,
             });
