@@ -73,6 +73,21 @@ impl GuestMemory {
         Ok(())
     }
 
+    /// As [`Self::read`], from memory that [`Self::write_ready`] could be used for: populated, and nobody maps or writes it
+    /// meanwhile. It takes no lock of the address space either.
+    ///
+    /// # Errors
+    /// [`AccessError`] when the piece reaches outside the reservation.
+    pub fn read_ready(&self, from: GuestPhysical, into: &mut [u8]) -> Result<(), AccessError> {
+        let span = self.span(from, into.len())?;
+        // SAFETY: the source lies inside our own reservation, into which no Rust reference exists, and is as long as `into`, which
+        // lies elsewhere. A page that can't be read is a SIGSEGV, never a read of something else.
+        unsafe {
+            std::ptr::copy_nonoverlapping(span.address as *const u8, into.as_mut_ptr(), span.length);
+        }
+        Ok(())
+    }
+
     /// Stores an aligned word at once, so that a processor that reads it meanwhile sees the old one or the new one; otherwise as
     /// [`Self::write_ready`].
     ///

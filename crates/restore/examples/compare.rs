@@ -311,6 +311,7 @@ fn record(
         include_read_ahead: true,
         merge: MergeRule::Gap(PageCount(31)),
         order: Order::Group,
+        whole_blocks: false,
     };
     println!(
         "recorded for {strategy} in {:.1} ms: {} pages in {} groups, {} by readahead only, {} written, {} new; {} KiB in {} regions (the paper's rule: {} regions)",

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use guest_memory::Advice;
@@ -16,6 +16,7 @@ use crate::engine::RestoreRequest;
 use crate::error::RestoreError;
 use crate::failure::{FailureHook, LoadFailure};
 use crate::fresh::Fresh;
+use crate::huge_blocks::{self, HugeReader};
 use crate::loader::{LoaderJob, Reading};
 use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
@@ -61,6 +62,7 @@ pub(crate) struct BringIn {
     pub progress: Progress,
     pub files: Files,
     pub on_failure: Option<FailureHook>,
+    pub huge_reader: HugeReader,
     /// For a large set that nobody else reads.
     pub sole_reader: Mutex<Option<SoleReader>>,
     pub outcome: Outcome,
@@ -70,7 +72,10 @@ pub(crate) struct BringIn {
 #[derive(Default)]
 pub(crate) struct Outcome {
     loaded_bytes: AtomicU64,
+    huge_bytes: AtomicU64,
     failure: Mutex<Option<LoadFailure>>,
+    /// How many threads have not done reading.
+    readers: AtomicUsize,
     /// CLOCK_MONOTONIC when nothing was left to do, 0 before.
     done_at_ns: AtomicU64,
 }
@@ -126,7 +131,33 @@ impl BringIn {
         self.load_rest(&mut reading)
     }
 
-    /// The set is in: gives page cache back that nobody else has a use for.
+    /// Reads blocks as wholes, one after the other, until none is left.
+    fn load_huge(&self) -> Result<(), LoadFailure> {
+        while let Some((number, unit)) = self.progress.take_huge() {
+            if let Some(huge) = self.job.huge.get(number) {
+                let bytes = self.huge_reader.read(&self.job, huge)?;
+                self.outcome.huge_bytes.fetch_add(bytes, Ordering::Relaxed);
+                self.count(bytes);
+            }
+            self.progress.done_huge(unit);
+        }
+        Ok(())
+    }
+
+    /// A thread that reads has ended. The last one gives page cache back that nobody else has a use for.
+    fn ended(&self, load: Result<(), LoadFailure>) {
+        if let Err(failure) = load {
+            self.fail(failure);
+        }
+        if self.outcome.readers.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        if !self.progress.is_stopped() {
+            self.give_back();
+        }
+        self.outcome.done_at_ns.store(monotonic_ns(), Ordering::Release);
+    }
+
     fn give_back(&self) {
         if let Some(reader) = self.sole_reader.lock().take() {
             // A hint: what stays is the page cache's, and the kernel takes it when it needs it.
@@ -228,6 +259,9 @@ fn not_placed(unit: Option<&Unit>, error: RestoreError) -> LoadFailure {
 #[derive(Debug)]
 pub(crate) struct LoaderReport {
     pub loaded_bytes: u64,
+    /// Of these what was read into huge pages, and past the page cache.
+    pub huge_bytes: u64,
+    pub direct_bytes: u64,
     pub failure: Option<LoadFailure>,
     /// Blocks that never came in, since the instance ended before.
     pub coming: Vec<Block>,
@@ -246,16 +280,15 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    /// Starts the thread that reads.
+    /// Starts the threads that read.
     pub fn start(work: Arc<BringIn>) -> io::Result<Self> {
+        let huge_readers = work.job.huge.len().min(huge_blocks::READERS);
+        work.outcome.readers.store(1 + huge_readers, Ordering::Release);
         let mut loader = Self { work, threads: Vec::new() };
-        loader.spawn("loader", |work| {
-            match work.load() {
-                Ok(()) => work.give_back(),
-                Err(failure) => work.fail(failure),
-            }
-            work.outcome.done_at_ns.store(monotonic_ns(), Ordering::Release);
-        })?;
+        loader.spawn("loader", |work| work.ended(work.load()))?;
+        for _ in 0..huge_readers {
+            loader.spawn("huge-loader", |work| work.ended(work.load_huge()))?;
+        }
         Ok(loader)
     }
 
@@ -304,6 +337,8 @@ impl Loader {
         self.stop();
         LoaderReport {
             loaded_bytes: self.work.outcome.loaded_bytes.load(Ordering::Relaxed),
+            huge_bytes: self.work.outcome.huge_bytes.load(Ordering::Relaxed),
+            direct_bytes: self.work.huge_reader.direct_bytes(),
             failure: self.work.take_failure(),
             coming,
         }

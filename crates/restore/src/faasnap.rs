@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::bring_in::{BringIn, Files, Loader, Outcome};
 use crate::engine::{RestoreRequest, Restored, mapped_plan, random_pages, reopened};
 use crate::error::RestoreError;
+use crate::huge_blocks::{self, HugeReader, huge_pages};
 use crate::loader::{Known, LoaderJob};
 use crate::loading_set::{LoadingSet, PlacedRegion};
 use crate::placement::Placement;
@@ -31,14 +32,16 @@ pub(crate) fn loaded(
     draft: Draft,
 ) -> Result<Restored, RestoreError> {
     let techniques = draft.job.techniques;
-    let Draft { plan, placed, loading_set, .. } = draft;
+    let Draft { plan, placed, huge, loading_set, .. } = draft;
     let files = Files::of(request, draft.job.set_file(), &plan)?;
     // Without private copies the page cache is what the guest maps.
     let private = techniques.private_reads;
     let (set_file, read) = (draft.job.set_file(), draft.job.file());
     let sole_reader = private.then(|| SoleReader::begin(set_file, read, loading_set.count())).flatten();
+    let huge_reader = HugeReader::new(read, sole_reader.as_ref().is_some_and(SoleReader::is_alone));
     let work = BringIn {
         sole_reader: Mutex::new(sole_reader),
+        huge_reader,
         job: draft.job,
         progress: Progress::new(draft.schedule, draft.arrivals),
         files,
@@ -47,6 +50,7 @@ pub(crate) fn loaded(
     };
     let work = Arc::new(work);
     let start_ns = timeline.now_ns();
+    huge_blocks::prepare(request.memory, &huge)?;
     // The disk works while the mappings are made.
     let mut loader = Loader::start(Arc::clone(&work)).map_err(RestoreError::Thread)?;
     timeline.measure(Phase::Mapped, || work.map_first())?;
@@ -80,6 +84,8 @@ pub(crate) struct Draft {
     plan: RestorePlan,
     /// Pages whose memory is there.
     placed: PageSet,
+    /// Blocks that become huge pages.
+    huge: PageSet,
     loading_set: PageSet,
     job: LoaderJob,
     schedule: Schedule,
@@ -97,28 +103,37 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
         true => Cow::Owned(request.layout.writable()),
         false => Cow::Borrowed(request.layout),
     };
-    let placement = match techniques.private_reads && techniques.ready_memory {
-        true => Placement::new(&request.ready, &layout, stored, &set),
+    // Nothing may arrive in plain memory that the guest could see: it must be able to hide blocks, or wait for all of them.
+    let can_wait = techniques.private_reads || request.late.is_some();
+    let huge = match can_wait && techniques.huge_blocks {
+        true => huge_pages(&set, &layout),
+        false => PageSet::new(),
+    };
+    let mut placement = match techniques.private_reads && techniques.ready_memory {
+        true => Placement::new(&request.ready.difference(&huge), &layout, stored, &set),
         false => Placement::default(),
     };
+    placement.huge = huge;
     let loading_set = set.pages();
-    let source = source(&set, &loading_set.difference(&placement.pages), techniques.loading_set_file);
+    let unplaced = loading_set.difference(&placement.pages).difference(&placement.huge);
+    let source = source(&set, &unplaced, techniques.loading_set_file);
     let plan = mapped_plan(request, &layout, &source.mapped).around(&placement.kept());
     let memory_file = match source.compact {
         true => None,
         false => Some((reopened(request.snapshot)?, request.snapshot.memory_path())),
     };
-    let known = Known { layout: &layout, stored, placed: &placement.pages };
+    let known = Known { layout: &layout, stored, placed: &placement.pages, huge: &placement.huge };
     let job = LoaderJob::new(Arc::clone(memory), set, memory_file, &known, techniques);
     let late = request.late.as_ref().filter(|_| techniques.late_blocks && techniques.concurrent_paging);
     let arrivals = late.map(|late| Arc::clone(&late.arrivals)).unwrap_or_default();
     let blocks = arrivals.coming();
     let first = late.map(|late| &late.first[..]).unwrap_or_default();
     let mut schedule = Schedule::new(&plan, &placement, &job.chunks, Late { blocks: &blocks, first });
+    schedule.read_whole(job.huge.iter().map(|huge| huge.block));
     if request.random_access {
         schedule.read_singly(&random_pages(request, &plan));
     }
-    Ok(Draft { plan, placed: placement.pages, loading_set, job, schedule, arrivals })
+    Ok(Draft { plan, placed: placement.pages, huge: placement.huge, loading_set, job, schedule, arrivals })
 }
 
 /// Where a loading set is read from.

@@ -117,6 +117,7 @@ impl RestoreHandle {
             }
             let report = loader.finish();
             used.loaded_bytes += report.loaded_bytes;
+            (used.huge_bytes, used.direct_bytes) = (report.huge_bytes, report.direct_bytes);
             outcome.failure = report.failure;
             coming = report.coming.iter().map(|block| block.pages()).collect();
         }

@@ -18,6 +18,7 @@ mod failure;
 mod foresight;
 mod fresh;
 mod handle;
+mod huge_blocks;
 mod layout;
 mod loader;
 mod loading_set;

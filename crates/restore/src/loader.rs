@@ -3,21 +3,24 @@
 //! A page of it comes into guest memory in one of two ways. Where memory is mapped from the file that is read, the chunk is
 //! in the page cache once it has been read, and the host's page tables are filled behind it ([`LoaderJob::populate`]);
 //! the guest meets the loader only there, so that nothing is lost whoever is first. Where a page has its own place
-//! ([`crate::placement`]) its bytes are copied, which is for memory that the guest can't see yet.
+//! ([`crate::placement`]) its bytes are copied, which is for memory that the guest can't see yet. What is read as whole blocks
+//! ([`crate::huge_blocks`]) is left alone here.
 
 use std::fs::File;
+use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use guest_memory::{Advice, GuestMemory};
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use pages::{PAGE_SIZE, PageIndex, PageRange, PageSet};
 use rustix::fs::fadvise;
 
 use crate::failure::LoadFailure;
+use crate::huge_blocks::HugeBlock;
 use crate::layout::{Access, GuestLayout};
-use crate::loading_set::{CHUNK, LoadingSet, PlacedRegion};
+use crate::loading_set::{CHUNK, LoadingSet, Piece, PlacedRegion, chunks, extents};
 use crate::recording::memory_pages;
 use crate::strategy::Techniques;
 
@@ -30,7 +33,7 @@ const GROUP: u64 = 8;
 /// Everything that is known of a guest's need.
 pub(crate) struct LoaderJob {
     memory: Arc<GuestMemory>,
-    set: LoadingSet,
+    pub set: LoadingSet,
     /// Reads the regions' pages from the memory file instead of the loading-set file. The checksums are the same.
     memory_file: Option<(File, PathBuf)>,
     pub techniques: Techniques,
@@ -48,6 +51,8 @@ pub(crate) struct LoaderJob {
     pub fresh: PageSet,
     /// The set, cut for reading.
     pub chunks: Vec<Vec<Piece>>,
+    /// What is read as whole blocks.
+    pub huge: Vec<HugeBlock>,
 }
 
 /// What the guest's layout says of a loading set.
@@ -56,6 +61,8 @@ pub(crate) struct Known<'a> {
     pub stored: &'a PageSet,
     /// Pages that have their memory already.
     pub placed: &'a PageSet,
+    /// Blocks that become huge pages.
+    pub huge: &'a PageSet,
 }
 
 impl LoaderJob {
@@ -86,18 +93,20 @@ impl LoaderJob {
             None => *region,
         };
         let chunks = chunks(&set.regions().iter().map(offset).collect::<Vec<_>>());
+        let huge = HugeBlock::of(&chunks, known.huge);
         Self {
             memory,
             set,
             memory_file,
             techniques,
-            placed: known.placed.clone(),
+            placed: known.placed.union(known.huge),
             private,
             files,
             writable,
             inaccessible: with(Access::None),
             fresh,
             chunks,
+            huge,
         }
     }
 
@@ -107,9 +116,9 @@ impl LoaderJob {
     }
 
     /// Whether reading ahead is left to the kernel: it can for the compact file, which is read from start to end, when the
-    /// device's window is large enough to keep the disk busy.
+    /// device's window is large enough to keep the disk busy, and when nothing in it is read otherwise.
     fn kernel_reads_ahead(&self) -> bool {
-        self.memory_file.is_none() && self.set.disk().has_large_window()
+        self.memory_file.is_none() && self.huge.is_empty() && self.set.disk().has_large_window()
     }
 
     /// The loading-set file.
@@ -120,6 +129,24 @@ impl LoaderJob {
     /// The file that the set is read from.
     pub fn file(&self) -> &File {
         self.memory_file.as_ref().map_or(&self.set.file, |(file, _)| file)
+    }
+
+    /// That file could not be read at `offset`.
+    pub fn not_read(&self, offset: u64, source: io::Error) -> LoadFailure {
+        LoadFailure::Read { path: self.path().clone(), offset, is_recording: self.is_recording(), source }
+    }
+
+    /// What it has at `offset` is not what was written.
+    pub fn wrong_checksum(&self, offset: u64) -> LoadFailure {
+        LoadFailure::Checksum { path: self.path().clone(), offset, is_recording: self.is_recording() }
+    }
+
+    fn path(&self) -> &PathBuf {
+        self.memory_file.as_ref().map_or(&self.set.path, |(_, path)| path)
+    }
+
+    fn is_recording(&self) -> bool {
+        self.memory_file.is_none()
     }
 
     /// Asks the kernel to read a chunk, without waiting.
@@ -134,24 +161,16 @@ impl LoaderJob {
     /// Gives the bytes read.
     fn read(&self, number: usize, buffer: &mut [u8]) -> Result<u64, LoadFailure> {
         let Some(chunk) = self.chunks.get(number) else { return Ok(0) };
-        let is_recording = self.memory_file.is_none();
-        let path = self.memory_file.as_ref().map_or(&self.set.path, |(_, path)| path);
         let mut checksum = 0;
         let mut filled = 0;
         for (offset, length) in extents(chunk) {
             let bytes = buffer.get_mut(filled..filled + length as usize).unwrap_or_default();
             filled += length as usize;
-            self.file().read_exact_at(bytes, offset).map_err(|source| LoadFailure::Read {
-                path: path.clone(),
-                offset,
-                is_recording,
-                source,
-            })?;
+            self.file().read_exact_at(bytes, offset).map_err(|source| self.not_read(offset, source))?;
             checksum = crc32c::crc32c_append(checksum, bytes);
         }
         if self.set.checksums.get(number) != Some(&checksum) {
-            let offset = chunk.first().map_or(0, |piece| piece.offset);
-            return Err(LoadFailure::Checksum { path: path.clone(), offset, is_recording });
+            return Err(self.wrong_checksum(chunk.first().map_or(0, |piece| piece.offset)));
         }
         self.put(chunk, buffer)?;
         Ok(filled as u64)
@@ -205,9 +224,12 @@ pub(crate) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Will read the chunks of `order` first, then the others. The first are asked for now.
+    /// Will read the chunks of `order` first, then the others that don't belong to whole blocks. The first are asked for now.
     pub fn new(job: &'a LoaderJob, mut order: Vec<usize>) -> Self {
         let mut known = vec![false; job.chunks.len()];
+        for number in job.huge.iter().flat_map(HugeBlock::chunks) {
+            known.get_mut(number).into_iter().for_each(|known| *known = true);
+        }
         order.retain(|number| known.get_mut(*number).is_some_and(|known| !std::mem::replace(known, true)));
         order.extend((0..job.chunks.len()).filter(|number| known.get(*number) == Some(&false)));
         if !job.kernel_reads_ahead() {
@@ -269,48 +291,4 @@ fn with_neighbours(pages: &PageSet) -> PageSet {
         PageRange::between(start, PageIndex((run.end().0 + GROUP - 1).min(PageSet::LIMIT.0)))
     };
     pages.runs().iter().map(around).collect()
-}
-
-/// Pages that are next to each other in the guest and in the file, within one chunk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Piece {
-    pub range: PageRange,
-    pub offset: u64,
-}
-
-/// Cuts the regions, in order, into chunks: [`CHUNK`] pages each, the last may have fewer.
-fn chunks(regions: &[PlacedRegion]) -> Vec<Vec<Piece>> {
-    let mut chunks: Vec<Vec<Piece>> = Vec::new();
-    let mut room = 0;
-    for region in regions {
-        let mut start = region.range.start;
-        while start < region.range.end() {
-            if room == 0 {
-                chunks.push(Vec::new());
-                room = CHUNK.0;
-            }
-            let count = PageCount(room.min(region.range.end().0 - start.0));
-            let offset = region.offset + (start.0 - region.range.start.0) * PAGE_SIZE;
-            let piece = Piece { range: PageRange::new(start, count), offset };
-            if let Some(chunk) = chunks.last_mut() {
-                chunk.push(piece);
-            }
-            room -= count.0;
-            start = piece.range.end();
-        }
-    }
-    chunks
-}
-
-/// The bytes of the file behind `chunk`, as runs of (offset, length).
-fn extents(chunk: &[Piece]) -> Vec<(u64, u64)> {
-    let mut extents: Vec<(u64, u64)> = Vec::new();
-    for piece in chunk {
-        let length = piece.range.count.bytes();
-        match extents.last_mut() {
-            Some((offset, before)) if *offset + *before == piece.offset => *before += length,
-            _ => extents.push((piece.offset, length)),
-        }
-    }
-    extents
 }

@@ -46,6 +46,8 @@ pub(crate) struct Placement {
     pub idle: PageSet,
     /// Pages of the guest's files.
     pub files: Vec<FromFile>,
+    /// Blocks that become huge pages; none of the pages above lies in one.
+    pub huge: PageSet,
 }
 
 impl Placement {
@@ -92,9 +94,9 @@ impl Placement {
         placement
     }
 
-    /// What no mapping may replace.
+    /// What no mapping of the plan may replace.
     pub fn kept(&self) -> PageSet {
-        self.pages.union(&self.idle)
+        self.pages.union(&self.idle).union(&self.huge)
     }
 }
 

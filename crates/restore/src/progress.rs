@@ -32,6 +32,8 @@ enum Stage {
 struct Stages {
     map: Stage,
     read: Stage,
+    /// How many blocks are still to be read as wholes.
+    huge_left: usize,
 }
 
 impl Stages {
@@ -43,7 +45,7 @@ impl Stages {
     }
 
     fn is_done(self) -> bool {
-        self.map == Stage::Done && self.read == Stage::Done
+        self.map == Stage::Done && self.read == Stage::Done && self.huge_left == 0
     }
 }
 
@@ -59,6 +61,8 @@ pub(crate) struct Progress {
 
 struct State {
     stages: Vec<Stages>,
+    /// Which of the schedule's whole blocks somebody has taken.
+    huge_taken: Vec<bool>,
     /// Nothing more will be done.
     stopped: bool,
 }
@@ -84,9 +88,11 @@ impl Progress {
         let stages = schedule.units.iter().map(|unit| Stages {
             read: if unit.has_content() { Stage::Open } else { Stage::Done },
             map: Stage::Open,
+            huge_left: unit.huge,
         });
+        let (stages, huge_taken) = (stages.collect(), vec![false; schedule.huge.len()]);
         Self {
-            state: Mutex::new(State { stages: stages.collect(), stopped: false }),
+            state: Mutex::new(State { stages, huge_taken, stopped: false }),
             schedule,
             arrivals,
             changed: Condvar::new(),
@@ -121,11 +127,38 @@ impl Progress {
         self.take(half)
     }
 
+    /// The next block to be read as a whole, by number, with the piece of work that it belongs to; `None` when there is none.
+    pub fn take_huge(&self) -> Option<(usize, usize)> {
+        let wanted: Vec<usize> =
+            self.arrivals.wanted().into_iter().map(|block| self.schedule.unit_of(block)).collect();
+        let mut state = self.state.lock();
+        if state.stopped {
+            return None;
+        }
+        let mut open = self.schedule.huge.iter().zip(&mut state.huge_taken).filter(|(_, taken)| !**taken);
+        let first = open.next()?;
+        let (huge, taken) = match wanted.is_empty() || wanted.contains(&first.0.1) {
+            true => first,
+            false => open.find(|((_, unit), _)| wanted.contains(unit)).unwrap_or(first),
+        };
+        *taken = true;
+        Some(*huge)
+    }
+
+    /// A block of the piece `unit` has been read as a whole.
+    pub fn done_huge(&self, unit: usize) {
+        self.change(unit, |stages| stages.huge_left = stages.huge_left.saturating_sub(1));
+    }
+
     /// A half that was taken is done.
     pub fn done(&self, half: Half, index: usize) {
+        self.change(index, |stages| *stages.of(half) = Stage::Done);
+    }
+
+    fn change(&self, index: usize, change: impl FnOnce(&mut Stages)) {
         let mut state = self.state.lock();
         let Some(stages) = state.stages.get_mut(index) else { return };
-        *stages.of(half) = Stage::Done;
+        change(stages);
         let is_in = stages.is_done();
         let all = state.stages.iter().all(|stages| stages.is_done());
         drop(state);
@@ -202,7 +235,7 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loader::Piece;
+    use crate::loading_set::Piece;
     use crate::placement::Placement;
     use crate::plan::RestorePlan;
     use crate::schedule::Late;

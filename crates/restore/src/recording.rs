@@ -151,8 +151,12 @@ impl Recording {
         layout: &GuestLayout,
         rule: &LoadingSetRule,
     ) -> Result<PathBuf, SnapshotError> {
-        let reap =
-            LoadingSetRule { include_read_ahead: true, merge: MergeRule::Never, order: Order::Address };
+        let reap = LoadingSetRule {
+            include_read_ahead: true,
+            merge: MergeRule::Never,
+            order: Order::Address,
+            whole_blocks: false,
+        };
         let rule = if self.strategy == RestoreStrategy::Reap { &reap } else { rule };
         LoadingSet::write(snapshot, LoadingSet::file_name(self.strategy), layout, self, rule)
     }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 
 use pages::{Block, PageRange, PageSet};
 
-use crate::loader::Piece;
+use crate::loading_set::Piece;
 use crate::placement::{FromFile, Placement};
 use crate::plan::RestorePlan;
 
@@ -24,10 +24,12 @@ pub(crate) struct Unit {
     pub chunks: Vec<usize>,
     /// Pages of the guest's files with a place in it.
     pub files: Vec<FromFile>,
+    /// How many of its blocks are read as wholes, by threads for these.
+    pub huge: usize,
 }
 
 impl Unit {
-    /// Whether something has to be read for it.
+    /// Whether something has to be read for it beside whole blocks.
     pub fn has_content(&self) -> bool {
         !(self.chunks.is_empty() && self.files.is_empty())
     }
@@ -39,6 +41,8 @@ pub(crate) struct Schedule {
     pub units: Vec<Unit>,
     /// How many of them are mapped before the guest runs.
     pub first: usize,
+    /// The blocks that are read as wholes, by number, each with the piece of work that it belongs to; in order.
+    pub huge: Vec<(usize, usize)>,
     /// The piece of work that lets a late block in. All other blocks are the first one's.
     unit_of: HashMap<Block, usize>,
 }
@@ -115,7 +119,7 @@ impl Schedule {
         }
         let first = 1 + ordered.iter().take_while(|(block, _)| rank(block) != usize::MAX).count();
         let count = unit_of.values().max().map_or(1, |last| last + 1);
-        Self { units: vec![Unit::default(); count], first, unit_of }
+        Self { units: vec![Unit::default(); count], first, huge: Vec::new(), unit_of }
     }
 
     /// The piece of work that `block` belongs to.
@@ -147,6 +151,16 @@ impl Schedule {
             }
         }
         parts
+    }
+
+    /// `blocks` are read as wholes.
+    pub fn read_whole(&mut self, blocks: impl Iterator<Item = Block>) {
+        for (number, block) in blocks.enumerate() {
+            let unit = self.unit_of(block);
+            self.edit(unit, |unit| unit.huge += 1);
+            self.huge.push((number, unit));
+        }
+        self.huge.sort_by_key(|(_, unit)| *unit);
     }
 
     /// Faults on `pages` are to read single pages, from when they are mapped on.
@@ -200,6 +214,7 @@ mod tests {
             pages: set(&[(1100, 1110), (1216, 1232), (2048, 2060)]),
             idle: PageSet::new(),
             files: vec![FromFile { range: range(1100, 1110), file: FileIndex(0), offset: 0x1000 }],
+            huge: PageSet::new(),
         };
         let plan = RestorePlan::build(&layout, &stored, how, &[]).around(&placement.pages);
         let piece = |start, end| Piece { range: range(start, end), offset: start * 4096 };

@@ -25,6 +25,8 @@ pub(crate) struct SoleReader {
     locked: File,
     /// What is read: the same file, or the memory file.
     read: File,
+    /// Whether nobody else read it when this began.
+    is_alone: bool,
 }
 
 impl SoleReader {
@@ -40,8 +42,15 @@ impl SoleReader {
             return None;
         }
         let locked = reopened(set).ok()?;
+        let is_alone = flock(&locked, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // The lock held becomes a shared one.
         flock(&locked, FlockOperation::NonBlockingLockShared).ok()?;
-        Some(Self { locked, read: read.try_clone().ok()? })
+        Some(Self { locked, read: read.try_clone().ok()?, is_alone })
+    }
+
+    /// Whether nobody else reads these files, so that what is read need not stay in the page cache for anybody.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
     }
 
     /// When all is read: drops what nobody maps. Says whether it did; others that still read keep it.
@@ -89,6 +98,7 @@ mod tests {
         let file = cold_file(LARGE.0);
         let first = SoleReader::begin(&file, &file, LARGE).unwrap();
         let second = SoleReader::begin(&file, &file, LARGE).unwrap();
+        assert!(first.is_alone() && !second.is_alone());
         read_all(&file);
         assert!(!first.give_back().unwrap());
         assert_eq!(cached(&file), LARGE.0);

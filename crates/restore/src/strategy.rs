@@ -81,6 +81,9 @@ pub struct Techniques {
     /// The guest runs at once, and blocks of its memory that nothing is behind yet are let in one by one as they arrive; a touch
     /// of one that is still to come waits. Needs a guest whose page tables can hide a block.
     pub late_blocks: bool,
+    /// Blocks of 2 MiB that the recording knows nearly whole become huge pages, which the disk writes into, past the page cache.
+    /// Needs `private_reads`.
+    pub huge_blocks: bool,
 }
 
 impl Default for Techniques {
@@ -96,6 +99,7 @@ impl Default for Techniques {
             private_reads: true,
             ready_memory: true,
             late_blocks: true,
+            huge_blocks: true,
         }
     }
 }
@@ -127,11 +131,13 @@ pub enum Technique {
     ReadyMemory,
     /// [`Techniques::late_blocks`].
     LateBlocks,
+    /// [`Techniques::huge_blocks`].
+    HugeBlocks,
 }
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::PerRegionMapping,
         Self::LoadingSetFile,
         Self::Weighing,
@@ -143,6 +149,7 @@ impl Technique {
         Self::PrivateReads,
         Self::ReadyMemory,
         Self::LateBlocks,
+        Self::HugeBlocks,
     ];
 
     /// The name a user types.
@@ -159,6 +166,7 @@ impl Technique {
             Self::PrivateReads => "private-reads",
             Self::ReadyMemory => "ready-memory",
             Self::LateBlocks => "late-blocks",
+            Self::HugeBlocks => "huge-blocks",
         }
     }
 }
@@ -201,6 +209,7 @@ impl Techniques {
             Technique::PrivateReads => self.private_reads = false,
             Technique::ReadyMemory => self.ready_memory = false,
             Technique::LateBlocks => self.late_blocks = false,
+            Technique::HugeBlocks => self.huge_blocks = false,
         }
         self
     }

@@ -2,6 +2,7 @@
 
 mod faults;
 mod golden;
+mod huge;
 mod late;
 mod recorded;
 pub(crate) mod sample;

@@ -134,6 +134,10 @@ pub struct LoadingSetUse {
     pub private_bytes: u64,
     /// Stored pages outside of it that the guest had to wait for or wrote: what the recording didn't foresee.
     pub missed_bytes: u64,
+    /// What of it was read into huge pages.
+    pub huge_bytes: u64,
+    /// What of that was read past the page cache: not what was cached before, or that others read, and nothing where the file system can't.
+    pub direct_bytes: u64,
 }
 
 impl LoadingSetUse {
@@ -392,7 +396,8 @@ impl fmt::Display for Timeline {
         if let Some(ReadyUse { bytes, used_bytes }) = self.ready {
             writeln!(f, "ready memory       {} KiB, {} KiB used", bytes >> 10, used_bytes >> 10)?;
         }
-        if let Some(LoadingSetUse { bytes, loaded_bytes, private_bytes, missed_bytes }) = self.loading_set {
+        if let Some(used) = self.loading_set {
+            let LoadingSetUse { bytes, loaded_bytes, private_bytes, missed_bytes, .. } = used;
             writeln!(
                 f,
                 "loading set        {} KiB, {} KiB loaded, {} KiB private, {} KiB missed",
@@ -401,6 +406,10 @@ impl fmt::Display for Timeline {
                 private_bytes >> 10,
                 missed_bytes >> 10
             )?;
+            if used.huge_bytes > 0 {
+                let (huge, direct) = (used.huge_bytes >> 10, used.direct_bytes >> 10);
+                writeln!(f, "in huge pages      {huge} KiB, {direct} KiB past the page cache")?;
+            }
         }
         write!(f, "resident           {} KiB", self.resident_bytes >> 10)?;
         if let Some(Verified { before, after, private }) = self.verified {

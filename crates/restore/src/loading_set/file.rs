@@ -2,19 +2,21 @@
 //!
 //! Layout (numbers little-endian): 64 bytes of header (magic, version, checksum and length of the table, offset of the data,
 //! what mapping a region takes on the machine that wrote it, 0 when it did not look), the table in postcard, zeros up to a page border, then the pages of every region one after the other. The table holds
-//! the snapshot's id, the regions, the pages that were written, and a CRC32C for each [`CHUNK`] of the data.
+//! the snapshot's id, the regions, the pages that were written, which regions are blocks that are loaded as wholes, and a CRC32C for
+//! each chunk of the data ([`chunks`]).
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use serde::{Deserialize, Serialize};
 use snapshot::{PendingFile, Snapshot, SnapshotError, SnapshotId};
 use thiserror::Error;
 
 use crate::layout::GuestLayout;
+use crate::loading_set::chunks::{CHUNK, Piece, chunks};
 use crate::loading_set::costs::CostModel;
 use crate::loading_set::disk::DiskProfile;
 use crate::loading_set::rule::{LoadingRegion, LoadingSetRule};
@@ -23,8 +25,8 @@ use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
 
 const MAGIC: [u8; 8] = *b"FAASLOAD";
-const VERSION: u16 = 2;
-/// The oldest version that is still read. Version 1 knew no pages of the guest's files.
+const VERSION: u16 = 3;
+/// The oldest version that is still read. Version 1 knew no pages of the guest's files, version 2 no blocks as wholes.
 const OLDEST: u16 = 1;
 /// An empty file beside the snapshot; see [`LoadingSet::mark_outgrown`].
 const OUTGROWN: &str = "loading-set.outgrown";
@@ -32,10 +34,7 @@ const HEADER_BYTES: usize = 64;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
-/// Pages of data that share a checksum, and that the loader reads at once (256 KiB).
-pub(crate) const CHUNK: PageCount = PageCount(64);
-
-const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 2 && HEADER_BYTES == 64 && CHUNK.0 == 64);
+const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 3 && HEADER_BYTES == 64 && CHUNK.0 == 64);
 
 /// Why a loading-set file can't be used. The restore does without it.
 #[derive(Debug, Error)]
@@ -66,11 +65,12 @@ struct FirstTable {
     checksums: Vec<u32>,
 }
 
-/// The table: what version 1 has, then what it lacks.
+/// The table: what version 1 has, then what version 2 has beside it, then the rest.
 #[derive(Serialize, Deserialize)]
 struct Table {
     first: FirstTable,
     files: PageSet,
+    whole_blocks: PageSet,
 }
 
 /// A region with its place in the file.
@@ -82,6 +82,8 @@ pub struct PlacedRegion {
     pub group: u32,
     /// Byte offset of the first page in the file.
     pub offset: u64,
+    /// Whether it is a block of 2 MiB that is loaded as a whole.
+    pub is_whole_block: bool,
 }
 
 /// A loading-set file, open and checked (but for its data, which the loader checks as it reads).
@@ -126,10 +128,12 @@ impl LoadingSet {
     /// [`LoadingSetProblem`] saying why it can't be told.
     pub fn known_pages(directory: &Path) -> Result<PageSet, LoadingSetProblem> {
         let (file, length) = open(&directory.join(Self::file_name(RestoreStrategy::FaaSnap)))?;
-        let (Table { first, files }, _) = read_table(&file, length)?;
+        let (Table { first, files, whole_blocks }, _) = read_table(&file, length)?;
         let loading: PageSet = first.regions.iter().map(|region| region.range).collect();
         // What a restore reads with them ([`crate::placement`]): its layout is not known here, but mostly they lie in one region.
-        Ok(loading.union(&first.fresh).union(&files.bridged(BRIDGE)))
+        let known = loading.union(&first.fresh).union(&files.bridged(BRIDGE));
+        // Whole blocks get memory in one piece ([`crate::huge_blocks`]).
+        Ok(known.difference(&whole_blocks))
     }
 
     /// The recording that this set was made from, as far as the set keeps it: pages between merged regions count as seen.
@@ -213,12 +217,14 @@ impl LoadingSet {
         recording: &Recording,
         rule: &LoadingSetRule,
     ) -> Result<PathBuf, SnapshotError> {
-        let regions = rule.regions(layout, snapshot.stored_pages(), recording);
+        let stored = snapshot.stored_pages();
+        let (regions, whole_blocks) =
+            (rule.regions(layout, stored, recording), rule.whole_blocks(layout, stored, recording));
         let pending = PendingFile::begin(snapshot.directory(), name)?;
         let failed = |source| SnapshotError::io("writing", pending.path(), source);
         // The table's length must be known before the data is written; what comes later is filled with the values whose
         // encoding is longest.
-        let pages: u64 = regions.iter().map(|region| region.range.count.0).sum();
+        let chunk_count = chunks(&placed(&regions, &whole_blocks, 0)).len();
         let first = FirstTable {
             snapshot: recording.snapshot,
             readahead_window: recording.readahead_window,
@@ -226,15 +232,16 @@ impl LoadingSet {
             written: recording.written.clone(),
             fresh: recording.fresh.clone(),
             disk: DiskProfile::LARGEST,
-            checksums: vec![u32::MAX; pages.div_ceil(CHUNK.0) as usize],
+            checksums: vec![u32::MAX; chunk_count],
         };
-        let mut table = Table { first, files: recording.files.clone() };
+        let mut table = Table { first, files: recording.files.clone(), whole_blocks };
         let encode =
             |table: &Table| postcard::to_stdvec(table).map_err(|error| failed(io::Error::other(error)));
         let data_offset = pages::page_align_up(HEADER_BYTES as u64 + encode(&table)?.len() as u64)
             .ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
+        let placed = placed(&table.first.regions, &table.whole_blocks, data_offset);
         let FirstTable { regions, checksums, disk, .. } = &mut table.first;
-        *checksums = copy_pages(snapshot, regions, pending.file(), data_offset).map_err(failed)?;
+        *checksums = copy_pages(snapshot, &chunks(&placed), pending.file()).map_err(failed)?;
         *disk = measure(snapshot, regions, pending.file(), data_offset).map_err(failed)?;
         let table = encode(&table)?;
         let mut header = Vec::with_capacity(HEADER_BYTES);
@@ -262,11 +269,11 @@ impl LoadingSet {
     pub fn open(snapshot: &Snapshot, name: &str, layout: &GuestLayout) -> Result<Self, LoadingSetProblem> {
         let path = snapshot.directory().join(name);
         let (file, length) = open(&path)?;
-        let (Table { first: table, files }, head) = read_table(&file, length)?;
+        let (Table { first: table, files, whole_blocks }, head) = read_table(&file, length)?;
         if table.snapshot != snapshot.id() {
             return Err(LoadingSetProblem::Stale(table.snapshot));
         }
-        let regions = place(&table, head.data_offset, length)?;
+        let regions = place(&table, &whole_blocks, head.data_offset, length)?;
         check_pages(&regions, snapshot.stored_pages(), layout)?;
         Ok(Self {
             file,
@@ -318,56 +325,46 @@ impl LoadingSet {
     /// Compares all data with the checksums. What can't be read is damaged.
     fn check_data(&self) -> bool {
         let mut buffer = vec![0; CHUNK.bytes() as usize];
-        let (mut left, mut position) = (self.page_count().bytes(), self.data_offset);
-        self.checksums.iter().all(|expected| {
-            let length = CHUNK.bytes().min(left);
+        chunks(&self.regions).iter().zip(&self.checksums).all(|(chunk, expected)| {
+            let length: u64 = chunk.iter().map(|piece| piece.range.count.bytes()).sum();
             let bytes = buffer.get_mut(..length as usize).unwrap_or_default();
-            let is_right =
-                self.file.read_exact_at(bytes, position).is_ok() && crc32c::crc32c(bytes) == *expected;
-            left -= length;
-            position += length;
-            is_right
+            let offset = chunk.first().map_or(0, |piece| piece.offset);
+            self.file.read_exact_at(bytes, offset).is_ok() && crc32c::crc32c(bytes) == *expected
         })
     }
 }
 
-/// Copies the pages of `regions` behind each other and returns the checksum of each chunk.
-fn copy_pages(
-    snapshot: &Snapshot,
-    regions: &[LoadingRegion],
-    to: &File,
-    data_offset: u64,
-) -> io::Result<Vec<u32>> {
-    let chunk_bytes = CHUNK.bytes() as usize;
-    let mut checksums = Vec::new();
-    let mut chunk = Vec::with_capacity(chunk_bytes);
-    let mut position = data_offset;
-    let mut flush = |chunk: &mut Vec<u8>| -> io::Result<()> {
-        checksums.push(crc32c::crc32c(chunk));
-        to.write_all_at(chunk, position)?;
-        position += chunk.len() as u64;
-        chunk.clear();
-        Ok(())
+/// The regions with their places in the file, whose data begins at `data_offset`. A region is a whole block when it is just a block
+/// of `whole_blocks`.
+fn placed(regions: &[LoadingRegion], whole_blocks: &PageSet, data_offset: u64) -> Vec<PlacedRegion> {
+    let mut offset = data_offset;
+    let place = |LoadingRegion { range, group }: &LoadingRegion| {
+        let block = Block::containing(range.start);
+        let is_whole_block = *range == block.pages() && whole_blocks.contains(range.start);
+        let placed = PlacedRegion { range: *range, group: *group, offset, is_whole_block };
+        // Past the largest number nothing is read: who opens a file has checked its length.
+        offset = offset.saturating_add(range.count.bytes());
+        placed
     };
-    for region in regions {
-        let mut page = region.range.start;
-        while page < region.range.end() {
-            let room = CHUNK.0 - chunk.len() as u64 / PAGE_SIZE;
-            let piece = PageRange::new(page, PageCount(room.min(region.range.end().0 - page.0)));
-            let filled = chunk.len();
-            chunk.resize(filled + piece.count.bytes() as usize, 0);
-            let into = chunk.get_mut(filled..).unwrap_or_default();
-            snapshot.memory_file().read_exact_at(into, piece.start.address().0)?;
-            if chunk.len() == chunk_bytes {
-                flush(&mut chunk)?;
-            }
-            page = piece.end();
+    regions.iter().map(place).collect()
+}
+
+/// Copies the pages of `chunks` to their places and returns each one's checksum.
+fn copy_pages(snapshot: &Snapshot, chunks: &[Vec<Piece>], to: &File) -> io::Result<Vec<u32>> {
+    let mut bytes = Vec::with_capacity(CHUNK.bytes() as usize);
+    let copy = |chunk: &Vec<Piece>| {
+        bytes.clear();
+        for Piece { range, .. } in chunk {
+            let filled = bytes.len();
+            bytes.resize(filled + range.count.bytes() as usize, 0);
+            let into = bytes.get_mut(filled..).unwrap_or_default();
+            snapshot.memory_file().read_exact_at(into, range.start.address().0)?;
         }
-    }
-    if !chunk.is_empty() {
-        flush(&mut chunk)?;
-    }
-    Ok(checksums)
+        // The pieces of a chunk follow each other in this file.
+        to.write_all_at(&bytes, chunk.first().map_or(0, |piece| piece.offset))?;
+        Ok(crc32c::crc32c(&bytes))
+    };
+    chunks.iter().map(copy).collect()
 }
 
 /// Measures what reading the set takes from either place. The data is made durable first: dirty pages stay cached.
@@ -399,6 +396,11 @@ fn open(path: &Path) -> Result<(File, u64), LoadingSetProblem> {
 
 fn damaged<T>(what: impl Into<String>) -> Result<T, LoadingSetProblem> {
     Err(LoadingSetProblem::Damaged(what.into()))
+}
+
+/// The table of a version without blocks that are loaded as wholes.
+fn older(first: FirstTable, files: PageSet) -> Table {
+    Table { first, files, whole_blocks: PageSet::new() }
 }
 
 /// What the header says beside where the table is.
@@ -440,7 +442,8 @@ fn read_table(file: &File, length: u64) -> Result<(Table, Head), LoadingSetProbl
         return damaged("the table's checksum doesn't match");
     }
     let decoded = match version {
-        1 => postcard::from_bytes(&table).map(|first| Table { first, files: PageSet::new() }),
+        1 => postcard::from_bytes(&table).map(|first| older(first, PageSet::new())),
+        2 => postcard::from_bytes(&table).map(|(first, files)| older(first, files)),
         _ => postcard::from_bytes(&table),
     };
     match decoded {
@@ -453,25 +456,27 @@ fn read_table(file: &File, length: u64) -> Result<(Table, Head), LoadingSetProbl
 }
 
 /// Gives each region its offset and makes sure that file, regions and checksums agree in size.
-fn place(table: &FirstTable, data_offset: u64, length: u64) -> Result<Vec<PlacedRegion>, LoadingSetProblem> {
-    let mut regions = Vec::with_capacity(table.regions.len());
-    let mut offset = data_offset;
-    for LoadingRegion { range, group } in &table.regions {
-        let end = range.start.0.checked_add(range.count.0);
-        if range.is_empty() || end.is_none_or(|end| end > PageSet::LIMIT.0) {
+fn place(
+    table: &FirstTable,
+    whole_blocks: &PageSet,
+    data_offset: u64,
+    length: u64,
+) -> Result<Vec<PlacedRegion>, LoadingSetProblem> {
+    let mut end = Some(data_offset);
+    for LoadingRegion { range, .. } in &table.regions {
+        let last = range.start.0.checked_add(range.count.0);
+        if range.is_empty() || last.is_none_or(|last| last > PageSet::LIMIT.0) {
             return damaged("a region is empty or out of range");
         }
-        regions.push(PlacedRegion { range: *range, group: *group, offset });
-        offset = match offset.checked_add(range.count.bytes()).filter(|end| *end <= length) {
-            Some(end) => end,
-            None => return damaged("it is shorter than its regions"),
-        };
+        end = end.and_then(|end| end.checked_add(range.count.bytes())).filter(|end| *end <= length);
     }
-    if offset != length {
-        return damaged("it is longer than its regions");
+    match end {
+        None => return damaged("it is shorter than its regions"),
+        Some(end) if end != length => return damaged("it is longer than its regions"),
+        Some(_) => {}
     }
-    let chunks = ((length - data_offset) / PAGE_SIZE).div_ceil(CHUNK.0);
-    if chunks != table.checksums.len() as u64 {
+    let regions = placed(&table.regions, whole_blocks, data_offset);
+    if chunks(&regions).len() != table.checksums.len() {
         return damaged("the number of checksums doesn't match");
     }
     Ok(regions)

@@ -2,12 +2,12 @@
 
 use std::fs::File;
 
-use pages::{PageCount, PageRange, PageSet};
+use pages::{Block, PageCount, PageRange, PageSet};
 use serde::{Deserialize, Serialize};
 
 use crate::layout::{Backing, GuestLayout};
 use crate::loading_set::costs::CostModel;
-use crate::recording::Recording;
+use crate::recording::{Recording, memory_pages};
 
 /// At most this many regions; with twice as many mappings (each may split one of the memory file) and the guest's own it
 /// stays far below the kernel's limit.
@@ -21,6 +21,10 @@ const SEEN_FOR_ONE_BETWEEN: u64 = 4;
 /// How often the merge rule is made finer for that. Each takes a quarter off what a region is taken to cost: together they turn
 /// the most that one can cost into less than a page.
 const MAX_REFINEMENTS: usize = 24;
+
+/// From so many known pages of its 512 on a block is loaded as a whole: the others are few, and as one huge page all of it costs
+/// the guest one fault.
+const NEARLY_WHOLE: PageCount = PageCount(384);
 
 /// When two runs of pages become one region of the file, with the pages between them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,6 +56,8 @@ pub struct LoadingSetRule {
     pub merge: MergeRule,
     /// In which order it is loaded.
     pub order: Order,
+    /// Whether blocks of 2 MiB that the recording knows nearly whole become regions of their own, with all their pages.
+    pub whole_blocks: bool,
 }
 
 impl Default for LoadingSetRule {
@@ -60,6 +66,7 @@ impl Default for LoadingSetRule {
             include_read_ahead: false,
             merge: MergeRule::Weighed(CostModel::default()),
             order: Order::Group,
+            whole_blocks: true,
         }
     }
 }
@@ -87,31 +94,75 @@ impl LoadingSetRule {
         }
     }
 
+    /// What of a group's pages is loaded.
+    fn loaded(&self, group: &PageSet, stored: &PageSet, recording: &Recording) -> PageSet {
+        let pages = group.intersection(stored);
+        if self.include_read_ahead { pages } else { pages.difference(&recording.read_ahead) }
+    }
+
+    /// The pages of the blocks that `recording` knows nearly whole, all of whose pages are the guest's own memory. At least half of
+    /// one comes from the snapshot; for one that is mostly zero there is little to read.
+    pub(crate) fn whole_blocks(
+        &self,
+        layout: &GuestLayout,
+        stored: &PageSet,
+        recording: &Recording,
+    ) -> PageSet {
+        if !self.whole_blocks {
+            return PageSet::new();
+        }
+        let memory = memory_pages(layout);
+        let loaded = self.loaded(&recording.seen(), stored, recording);
+        let known = loaded.union(&recording.fresh);
+        let count = |pages: &PageSet, block: Block| {
+            PageCount(pages.within(block.pages()).map(|run| run.count.0).sum())
+        };
+        let mut blocks: Vec<Block> = loaded.runs().iter().flat_map(|run| Block::meeting(*run)).collect();
+        blocks.dedup();
+        let is_whole = |block: &Block| {
+            count(&known, *block) >= NEARLY_WHOLE
+                && count(&loaded, *block).0 * 2 >= Block::PAGES.0
+                && count(&memory, *block) == Block::PAGES
+        };
+        blocks.into_iter().filter(is_whole).map(Block::pages).collect()
+    }
+
     /// The regions for `recording`, in the order of loading. No region crosses the border of a region of `layout`; over a
-    /// guest's file a region holds stored pages only, since the pages between belong to the file.
+    /// guest's file a region holds stored pages only, since the pages between belong to the file. Blocks that are loaded as wholes
+    /// are regions of their own, whatever lies in them.
     pub fn regions(
         &self,
         layout: &GuestLayout,
         stored: &PageSet,
         recording: &Recording,
     ) -> Vec<LoadingRegion> {
+        let whole = self.whole_blocks(layout, stored, recording);
+        let groups: Vec<PageSet> =
+            recording.groups.iter().map(|group| self.loaded(group, stored, recording)).collect();
+        let rest: Vec<PageSet> = groups.iter().map(|group| group.difference(&whole)).collect();
         let mut rule = self.merge;
-        let mut regions = self.merged(rule, layout, stored, recording);
+        let mut regions = merged(rule, layout, &rest, &whole);
         for _ in 0..MAX_REFINEMENTS {
             let MergeRule::Weighed(costs) = rule else { break };
-            if self.has_few_between(&regions, stored, recording) {
+            if has_few_between(&regions, &rest) {
                 break;
             }
             rule = MergeRule::Weighed(CostModel { region_ns: costs.region_ns * 3 / 4, ..costs });
-            regions = self.merged(rule, layout, stored, recording);
+            regions = merged(rule, layout, &rest, &whole);
         }
         for _ in 0..MAX_COARSENINGS {
             if regions.len() <= MAX_REGIONS {
                 break;
             }
             rule = coarser(rule);
-            regions = self.merged(rule, layout, stored, recording);
+            regions = merged(rule, layout, &rest, &whole);
         }
+        let first_group = |block: Block| {
+            let is_in = |group: &PageSet| group.within(block.pages()).next().is_some();
+            (0u32..).zip(&groups).find(|(_, group)| is_in(group)).map_or(0, |(number, _)| number)
+        };
+        let blocks = whole.runs().iter().flat_map(|run| Block::meeting(*run));
+        regions.extend(blocks.map(|block| LoadingRegion { range: block.pages(), group: first_group(block) }));
         match self.order {
             Order::Group => regions.sort_by_key(|region| (region.group, region.range.start)),
             Order::Address => regions.sort_by_key(|region| region.range.start),
@@ -120,60 +171,55 @@ impl LoadingSetRule {
         regions.truncate(MAX_REGIONS);
         regions
     }
+}
 
-    /// Whether few enough of the regions' pages are there only because they lie between others.
-    fn has_few_between(&self, regions: &[LoadingRegion], stored: &PageSet, recording: &Recording) -> bool {
-        let all: u64 = regions.iter().map(|region| region.range.count.0).sum();
-        let mut seen = recording.seen().intersection(stored);
-        if !self.include_read_ahead {
-            seen = seen.difference(&recording.read_ahead);
-        }
-        let seen = seen.count().0;
-        all.saturating_sub(seen) * SEEN_FOR_ONE_BETWEEN <= seen
+/// Whether few enough of the regions' pages are there only because they lie between those of `groups`.
+fn has_few_between(regions: &[LoadingRegion], groups: &[PageSet]) -> bool {
+    let all: u64 = regions.iter().map(|region| region.range.count.0).sum();
+    let seen: u64 = groups.iter().map(|group| group.count().0).sum();
+    all.saturating_sub(seen) * SEEN_FOR_ONE_BETWEEN <= seen
+}
+
+/// The runs of `groups`, merged by `rule` but never over a page of `whole`, in the order of addresses.
+fn merged(rule: MergeRule, layout: &GuestLayout, groups: &[PageSet], whole: &PageSet) -> Vec<LoadingRegion> {
+    let mut runs = Vec::new();
+    for (group, pages) in (0u32..).zip(groups) {
+        runs.extend(pages.runs().iter().map(|range| LoadingRegion { range: *range, group }));
     }
-
-    fn merged(
-        &self,
-        rule: MergeRule,
-        layout: &GuestLayout,
-        stored: &PageSet,
-        recording: &Recording,
-    ) -> Vec<LoadingRegion> {
-        let mut runs = Vec::new();
-        for (group, pages) in (0u32..).zip(&recording.groups) {
-            let mut pages = pages.intersection(stored);
-            if !self.include_read_ahead {
-                pages = pages.difference(&recording.read_ahead);
-            }
-            runs.extend(pages.runs().iter().map(|range| LoadingRegion { range: *range, group }));
-        }
-        runs.sort_by_key(|run| run.range.start);
-        let mut regions: Vec<LoadingRegion> = Vec::new();
-        for region in layout.regions() {
-            let mut previous: Option<LoadingRegion> = None;
-            let first = runs.partition_point(|run| run.range.end() <= region.range.start);
-            let inside = runs.iter().skip(first).take_while(|run| run.range.start < region.range.end());
-            for run in inside {
-                let run = LoadingRegion { range: run.range.intersection(region.range), ..*run };
-                match previous {
-                    Some(before) if joins(rule, region.backing, before, run) => {
-                        let joined = LoadingRegion {
-                            range: PageRange::between(before.range.start, run.range.end()),
-                            group: before.group.min(run.group),
-                        };
-                        previous = Some(joined);
-                    }
-                    _ => regions.extend(previous.replace(run)),
+    runs.sort_by_key(|run| run.range.start);
+    let mut regions: Vec<LoadingRegion> = Vec::new();
+    for region in layout.regions() {
+        let mut previous: Option<LoadingRegion> = None;
+        let first = runs.partition_point(|run| run.range.end() <= region.range.start);
+        let inside = runs.iter().skip(first).take_while(|run| run.range.start < region.range.end());
+        for run in inside {
+            let run = LoadingRegion { range: run.range.intersection(region.range), ..*run };
+            match previous {
+                Some(before)
+                    if joins(rule, region.backing, before, run)
+                        && whole.within(gap(before, run)).next().is_none() =>
+                {
+                    let joined = LoadingRegion {
+                        range: PageRange::between(before.range.start, run.range.end()),
+                        group: before.group.min(run.group),
+                    };
+                    previous = Some(joined);
                 }
+                _ => regions.extend(previous.replace(run)),
             }
-            regions.extend(previous);
         }
-        regions
+        regions.extend(previous);
     }
+    regions
+}
+
+/// What lies between two regions, the first of which ends before the other begins.
+fn gap(before: LoadingRegion, next: LoadingRegion) -> PageRange {
+    PageRange::between(before.range.end(), next.range.start)
 }
 
 fn joins(rule: MergeRule, backing: Backing, before: LoadingRegion, next: LoadingRegion) -> bool {
-    let gap = PageRange::between(before.range.end(), next.range.start).count;
+    let gap = gap(before, next).count;
     if gap.0 > 0 && backing != Backing::Memory {
         return false;
     }
@@ -310,5 +356,35 @@ mod tests {
         assert_eq!(without, [LoadingRegion { range: range(200, 205), group: 0 }]);
         let rule = LoadingSetRule { include_read_ahead: true, ..LoadingSetRule::default() };
         assert_eq!(rule.regions(&layout(), &stored, &recording)[0].range, range(200, 210));
+    }
+
+    #[test]
+    fn blocks_known_nearly_whole_are_regions_of_their_own() {
+        let stored = set(&[(0, 90_000)]);
+        // Of block 3 (1536 to 2048) 128 pages are not known, of block 4 one more; block 2 has two regions' memory, block 0 a file's.
+        let groups: [&[(u64, u64)]; 2] =
+            [&[(0, 512), (1700, 1710)], &[(1024, 1536), (1536, 1664), (1710, 1956), (2048, 2431)]];
+        let recording = recording(&groups);
+        let rule = LoadingSetRule { merge: MergeRule::Gap(PageCount(2000)), ..LoadingSetRule::default() };
+        let found = rule.regions(&layout(), &stored, &recording);
+        let whole = rule.whole_blocks(&layout(), &stored, &recording);
+        assert_eq!(whole, set(&[(1024, 2048)]));
+        let found: Vec<_> =
+            found.iter().map(|region| (region.range.start.0, region.range.end().0, region.group)).collect();
+        assert_eq!(found, [(0, 100, 0), (100, 512, 0), (1536, 2048, 0), (1024, 1536, 1), (2048, 2431, 1)]);
+        let without = LoadingSetRule { whole_blocks: false, ..rule };
+        assert!(without.whole_blocks(&layout(), &stored, &recording).is_empty());
+        assert_eq!(without.regions(&layout(), &stored, &recording).len(), 3);
+    }
+
+    #[test]
+    fn zero_pages_that_are_touched_count_but_mostly_zero_blocks_are_not_read() {
+        let stored = set(&[(1024, 1280), (1536, 1791)]);
+        let recording = Recording {
+            fresh: set(&[(1280, 1408), (1791, 2048)]),
+            ..recording(&[&[(1024, 1280), (1536, 1791)]])
+        };
+        let whole = LoadingSetRule::default().whole_blocks(&layout(), &stored, &recording);
+        assert_eq!(whole, set(&[(1024, 1536)]));
     }
 }

@@ -150,7 +150,7 @@ fn load(sample: &Sample, set: LoadingSet, memory_file: Option<File>) -> Option<L
     let (memory, _handle, _) = sample.restore(RestoreStrategy::OnDemand).unwrap();
     let (layout, stored, placed) = (&sample.layout, sample.snapshot.stored_pages(), &PageSet::new());
     let memory_file = memory_file.map(|file| (file, sample.snapshot.memory_path()));
-    let known = Known { layout, stored, placed };
+    let known = Known { layout, stored, placed, huge: &PageSet::new() };
     let job = LoaderJob::new(memory, set, memory_file, &known, Techniques::default());
     let mut reading = Reading::new(&job, Vec::new());
     reading.left().into_iter().find_map(|number| reading.read(number).err())

@@ -18,11 +18,11 @@ use crate::{
 const READY: [(u64, u64); 4] = [(30, 40), (1000, 1120), (1600, 1800), (3190, 3560)];
 
 /// Memory of which some is ready, and blocks from the second on that come in late.
-struct Late {
-    memory: Arc<GuestMemory>,
-    arrivals: Arc<Arrivals>,
-    handle: RestoreHandle,
-    timeline: Timeline,
+pub(super) struct Late {
+    pub memory: Arc<GuestMemory>,
+    pub arrivals: Arc<Arrivals>,
+    pub handle: RestoreHandle,
+    pub timeline: Timeline,
 }
 
 fn ready_memory(memory: &GuestMemory, runs: &[(u64, u64)]) -> PageSet {
@@ -34,7 +34,7 @@ fn ready_memory(memory: &GuestMemory, runs: &[(u64, u64)]) -> PageSet {
     ready
 }
 
-fn late(sample: &Sample, change: impl FnOnce(&mut RestoreRequest<'_>)) -> Late {
+pub(super) fn late(sample: &Sample, change: impl FnOnce(&mut RestoreRequest<'_>)) -> Late {
     let memory = Arc::new(GuestMemory::reserve(PageCount(PAGES)).unwrap());
     let ready = ready_memory(&memory, &READY);
     let arrivals = Arc::new(Arrivals::new((1..PAGES / 512).map(Block)));
@@ -51,7 +51,7 @@ fn late(sample: &Sample, change: impl FnOnce(&mut RestoreRequest<'_>)) -> Late {
 }
 
 /// The stored pages from the second block on, in an order that `seed` decides.
-fn shuffled(mut seed: u64) -> Vec<u64> {
+pub(super) fn shuffled(mut seed: u64) -> Vec<u64> {
     let mut pages: Vec<u64> =
         STORED.iter().flat_map(|(start, end)| *start..*end).filter(|page| *page != 3000).collect();
     for index in (1..pages.len()).rev() {
@@ -62,7 +62,7 @@ fn shuffled(mut seed: u64) -> Vec<u64> {
 }
 
 /// Reads pages as a guest does: what is not in is waited for.
-fn touch(memory: &GuestMemory, arrivals: &Arrivals, pages: &[u64]) -> Result<(), Lost> {
+pub(super) fn touch(memory: &GuestMemory, arrivals: &Arrivals, pages: &[u64]) -> Result<(), Lost> {
     for page in pages {
         arrivals.wait([Block::containing(PageIndex(*page))])?;
         let mut word = [0; 8];

@@ -1,0 +1,85 @@
+//! How a loading set is cut for reading: each chunk has a checksum of its own.
+
+use pages::{PAGE_SIZE, PageCount, PageRange};
+
+use crate::loading_set::file::PlacedRegion;
+
+/// Pages of data that share a checksum (256 KiB).
+pub(crate) const CHUNK: PageCount = PageCount(64);
+
+/// Pages that are next to each other in the guest and in the file, within one chunk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Piece {
+    pub range: PageRange,
+    pub offset: u64,
+}
+
+/// Cuts the regions, in order, into chunks: [`CHUNK`] pages each. One has fewer where the data ends, or where a block begins that is
+/// loaded as a whole: the chunks of such a block hold nothing else.
+pub(crate) fn chunks(regions: &[PlacedRegion]) -> Vec<Vec<Piece>> {
+    let mut chunks: Vec<Vec<Piece>> = Vec::new();
+    let mut room = 0;
+    for region in regions {
+        if region.is_whole_block {
+            room = 0;
+        }
+        let mut start = region.range.start;
+        while start < region.range.end() {
+            if room == 0 {
+                chunks.push(Vec::new());
+                room = CHUNK.0;
+            }
+            let count = PageCount(room.min(region.range.end().0 - start.0));
+            let offset = region.offset + (start.0 - region.range.start.0) * PAGE_SIZE;
+            let piece = Piece { range: PageRange::new(start, count), offset };
+            if let Some(chunk) = chunks.last_mut() {
+                chunk.push(piece);
+            }
+            room -= count.0;
+            start = piece.range.end();
+        }
+    }
+    chunks
+}
+
+/// The bytes of the file behind `chunk`, as runs of (offset, length).
+pub(crate) fn extents(chunk: &[Piece]) -> Vec<(u64, u64)> {
+    let mut extents: Vec<(u64, u64)> = Vec::new();
+    for piece in chunk {
+        let length = piece.range.count.bytes();
+        match extents.last_mut() {
+            Some((offset, before)) if *offset + *before == piece.offset => *before += length,
+            _ => extents.push((piece.offset, length)),
+        }
+    }
+    extents
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::sample::range;
+
+    #[test]
+    fn a_whole_block_has_its_chunks_for_itself() {
+        let region = |start, end, offset, is_whole_block| PlacedRegion {
+            range: range(start, end),
+            group: 0,
+            offset,
+            is_whole_block,
+        };
+        let page = PAGE_SIZE;
+        let regions = [
+            region(10, 20, 0, false),
+            region(30, 130, 10 * page, false),
+            region(512, 1024, 110 * page, true),
+            region(1024, 1030, 622 * page, false),
+        ];
+        let chunks = chunks(&regions);
+        let counts: Vec<u64> =
+            chunks.iter().map(|chunk| chunk.iter().map(|piece| piece.range.count.0).sum()).collect();
+        assert_eq!(counts, [64, 46, 64, 64, 64, 64, 64, 64, 64, 64, 6]);
+        assert_eq!(chunks[2], [Piece { range: range(512, 576), offset: 110 * page }]);
+        assert_eq!(extents(&chunks[0]), [(0, 64 * page)]);
+    }
+}
