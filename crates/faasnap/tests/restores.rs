@@ -187,6 +187,38 @@ fn every_way_gives_the_same_memory() {
 
 #[test]
 #[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
+fn blocks_that_are_known_nearly_whole_are_huge_pages() {
+    let home = snapshotted();
+    let write = ["invoke", "f", "--payload", r#"{"write":true}"#];
+    home.run(&write).good();
+    let report = |more: &[&str]| -> Value {
+        let line = [&write[..], &["--json"], more].concat();
+        serde_json::from_str(&home.run(&line).good()).unwrap()
+    };
+    let huge = |report: &Value| report["timeline"]["loading_set"]["huge_bytes"].as_u64().unwrap();
+    // Of 8 MiB three blocks are whole, wherever they begin.
+    assert!(huge(&report(&[])) >= 6 << 20);
+    assert_eq!(huge(&report(&["--without", "huge-blocks"])), 0);
+    assert!(huge(&report(&["--verify-memory", "--without", "ready-memory"])) >= 6 << 20);
+    for more in [&["--verify-memory"][..], &["--without", "late-blocks"]] {
+        let ran = home.run(&[&write[..], more].concat());
+        assert_eq!(ran.good(), "0\n", "{more:?}");
+    }
+    // Given back and mapped again.
+    let freed = home.run(&["invoke", "f", "--payload", r#"{"free":true}"#]);
+    assert_eq!(freed.good(), format!("{}\n", 8 << 20));
+    // Damaged, it is never seen.
+    let path = directory(&home).join("loading-set");
+    let length = fs::metadata(&path).unwrap().len();
+    (0..length).rev().step_by(1 << 20).for_each(|offset| damage(&path, offset));
+    let ran = home.run(&write);
+    assert!(matches!(ran.status, Some(1 | 3)), "{:?}", ran.status);
+    assert!(path.with_file_name("loading-set.quarantined").exists());
+    assert_eq!(home.run(&write).good(), "0\n");
+}
+
+#[test]
+#[ignore = "needs /dev/kvm and what `cargo xtask test` prepares"]
 fn a_recording_that_can_not_be_used_is_made_again() {
     let home = snapshotted();
     home.run(&["invoke", "f"]).good();

@@ -41,9 +41,9 @@ pub fn wrong_pages(
             let expected = expected.get_mut(..length).unwrap_or_default();
             let found = found.get_mut(..length).unwrap_or_default();
             content(snapshot, region, guest_files, window, expected)?;
-            memory
-                .read(window.start.address(), found)
-                .map_err(|error| RestoreError::Read { range: window, source: io::Error::other(error) })?;
+            if memory.read(window.start.address(), found).is_err() {
+                read_to_file_end(memory, region, guest_files, window, found)?;
+            }
             let pairs = expected.as_chunks::<PAGE>().0.iter().zip(found.as_chunks::<PAGE>().0);
             for (page, (expected, found)) in window.iter().zip(pairs) {
                 if expected != found {
@@ -107,6 +107,36 @@ pub fn wrong_unwritten_pages(memory: &GuestMemory, snapshot: &Snapshot) -> Resul
         }
     }
     Ok(found)
+}
+
+/// Reads `window` of `region` page by page. Pages that lie behind the end of their file can't be read, nor can the guest read them: they
+/// count as zero.
+fn read_to_file_end(
+    memory: &GuestMemory,
+    region: &Region,
+    guest_files: &[BorrowedFd<'_>],
+    window: PageRange,
+    found: &mut [u8],
+) -> Result<(), RestoreError> {
+    for (page, found) in window.iter().zip(found.as_chunks_mut::<PAGE>().0) {
+        let range = PageRange::new(page, PageCount(1));
+        let failed = |source| RestoreError::Read { range, source };
+        let Err(error) = memory.read(page.address(), found) else { continue };
+        let is_behind_end = match region.backing {
+            Backing::File { file, offset, .. } => {
+                let file = guest_files.get(file.0 as usize);
+                let length = file.map(rustix::fs::fstat).transpose().map_err(|errno| failed(errno.into()))?;
+                let at = offset + (page.0 - region.range.start.0) * PAGE_SIZE;
+                length.is_some_and(|stat| u64::try_from(stat.st_size).unwrap_or(0) <= at)
+            }
+            Backing::Memory | Backing::Absent => false,
+        };
+        if !is_behind_end {
+            return Err(failed(io::Error::other(error)));
+        }
+        found.fill(0);
+    }
+    Ok(())
 }
 
 /// The inodes of the snapshot's files that memory is mapped from.

@@ -150,4 +150,4 @@ fn check(job: &LoaderJob, huge: &HugeBlock) -> Result<(), LoadFailure> {
     Ok(())
 }
 
-const _: () = assert!(CHUNK.0 * PAGE_SIZE % COMPARED_AT_ONCE as u64 == 0);
+const _: () = assert!((CHUNK.0 * PAGE_SIZE).is_multiple_of(COMPARED_AT_ONCE as u64));
