@@ -13,6 +13,11 @@ const SOCK_CLOEXEC: c_int = 0o2_000_000;
 const HOST: u32 = 2;
 /// VMADDR_CID_ANY
 const ANY: u32 = u32::MAX;
+/// linux/vm_sockets.h; the level of the option is the family.
+const SO_VM_SOCKETS_CONNECT_TIMEOUT: c_int = 6;
+/// Seconds that the host may take to answer. By default they are two, which a busy host can pass; whoever waits on its side has
+/// limits of their own.
+const PATIENCE: i64 = 60;
 
 /// linux/vm_sockets.h
 #[repr(C)]
@@ -32,6 +37,13 @@ unsafe extern "C" {
     fn connect(descriptor: c_int, address: *const Address, length: u32) -> c_int;
     fn bind(descriptor: c_int, address: *const Address, length: u32) -> c_int;
     fn listen(descriptor: c_int, waiting: c_int) -> c_int;
+    fn setsockopt(
+        descriptor: c_int,
+        level: c_int,
+        name: c_int,
+        value: *const [i64; 2],
+        length: u32,
+    ) -> c_int;
     fn accept4(descriptor: c_int, address: *mut Address, length: *mut u32, flags: c_int) -> c_int;
 }
 
@@ -59,6 +71,11 @@ fn new() -> io::Result<File> {
 /// A connection to the host's port.
 pub(crate) fn to_host() -> io::Result<File> {
     let (stream, host) = (new()?, address(HOST));
+    // struct timeval: seconds, microseconds.
+    let (limit, length) = ([PATIENCE, 0], size_of::<[i64; 2]>() as u32);
+    let (descriptor, name) = (stream.as_raw_fd(), SO_VM_SOCKETS_CONNECT_TIMEOUT);
+    // SAFETY: a live structure of the length that is given.
+    check(unsafe { setsockopt(descriptor, AF_VSOCK, name, &raw const limit, length) })?;
     // SAFETY: a live address of the length that is given.
     check(unsafe { connect(stream.as_raw_fd(), &raw const host, LENGTH) })?;
     Ok(stream)

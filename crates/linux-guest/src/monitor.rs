@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use guest_memory::{GuestMemory, MemoryView, Protection, Source};
 use machine::{Bus, FurnishedVm, Kicker, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState};
@@ -312,6 +313,13 @@ impl MicroVm {
                 _ => self.shared.changed.wait(&mut control),
             }
         }
+    }
+
+    /// Waits until the guest has ended, for so long at most.
+    pub fn wait_for(&self, limit: Duration) {
+        let mut control = self.shared.control.lock();
+        let going_on = |control: &mut Control| !matches!(control.wish, Wish::End(_));
+        self.shared.changed.wait_while_for(&mut control, going_on, limit);
     }
 
     /// Whether the guest has ended, or is about to.

@@ -33,6 +33,8 @@ use crate::virtio::stream;
 const ENTROPY_BYTES: usize = 64;
 /// How often a guest that boots is looked after.
 const PERIOD: Duration = Duration::from_millis(20);
+/// How long a guest whose connection is closed may take to end by itself: it says why on its console before it does.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What the guest hears first.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -196,7 +198,7 @@ impl Reader {
                     }
                     stream = self.resume()?;
                 }
-                Err(error) => return Err(GuestError::Conversation(error)),
+                Err(error) => return Err(self.broken(error)),
             }
         }
     }
@@ -224,13 +226,23 @@ impl Reader {
 
     /// Says the first thing on a new connection; others may follow.
     fn begin(&self, stream: File, kind: Kind, body: &[u8]) -> Result<Arc<File>, GuestError> {
-        wire::write(&mut &stream, kind, body).map_err(GuestError::Conversation)?;
+        wire::write(&mut &stream, kind, body).map_err(|error| self.broken(error))?;
         let stream = Arc::new(stream);
         self.line.connect(stream.clone());
         Ok(stream)
     }
 
+    /// The stream failed: it is nonsense that was said, or the guest has closed it with something unread.
+    fn broken(&self, error: io::Error) -> GuestError {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.silent(),
+            _ => GuestError::Conversation(error),
+        }
+    }
+
+    /// The guest has closed its connection, or has ended, without saying why.
     fn silent(&self) -> GuestError {
+        self.machine.wait_for(LAST_WORDS);
         self.machine.stop();
         match self.machine.wait() {
             End::Broken(reason) => GuestError::Broken(reason),
