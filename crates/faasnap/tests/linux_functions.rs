@@ -73,6 +73,38 @@ fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the
     }
 }
 
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_tmp_is_a_disk_of_each_instances_own() {
+    let home = home();
+    // 600 MiB are more than the function's 512; reserving them writes nothing.
+    let code = "import errno, hashlib, os\n\
+                blob = os.urandom(3 << 20)\n\
+                open('/tmp/before', 'wb').write(blob)\n\
+                digest = hashlib.sha256(blob).hexdigest()\n\
+                def handler(event, context):\n    \
+                    size = os.statvfs('/tmp')\n    \
+                    found = sorted(os.listdir('/tmp'))\n    \
+                    same = hashlib.sha256(open('/tmp/before', 'rb').read()).hexdigest() == digest\n    \
+                    with open('/tmp/after', 'wb') as after:\n        \
+                        after.write(os.urandom(1 << 20)); after.flush(); os.fsync(after.fileno())\n    \
+                    with open('/tmp/large', 'wb') as large:\n        \
+                        os.posix_fallocate(large.fileno(), 0, 400 << 20)\n        \
+                        try: os.posix_fallocate(large.fileno(), 0, 600 << 20); full = None\n        \
+                        except OSError as error: full = errno.errorcode[error.errno]\n    \
+                    os.remove('/tmp/large')\n    \
+                    disk = next(line.split()[2] for line in open('/proc/mounts') if line.split()[1] == '/tmp')\n    \
+                    return [size.f_blocks * size.f_frsize >> 20, found, same, full, disk]\n";
+    home.python("writes", code, LIMITS);
+    let answers = three_ways(&home, "writes", "{}");
+    // What one instance wrote, no other has.
+    let expected = serde_json::json!([512, ["before"], true, "ENOSPC", "ext4"]);
+    assert!(answers.iter().all(|answer| *answer == expected), "{answers:?}");
+    let staging = home.0.path().join("home/staging");
+    let left: Vec<_> = std::fs::read_dir(staging).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
 /// A value as the function gives it: a number or truth value where it is one.
 fn expected(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))

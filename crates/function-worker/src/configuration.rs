@@ -88,6 +88,10 @@ pub(crate) fn configuration(
         None => directories(function, passage, &mut attached)?,
         Some(files) => images(files, &mut attached)?,
     };
+    let scratch = match &function.linux {
+        None => None,
+        Some(files) => Some(attached.attach(files.scratch()?)),
+    };
     let network = match function.network {
         true => NetworkPolicy::Outbound { relay: attached.attach(outbound_relay::prepare()?.connect()?) },
         false => NetworkPolicy::Loopback,
@@ -99,6 +103,7 @@ pub(crate) fn configuration(
         guest: guest_kind(&function.function.config.guest),
         root,
         mounts,
+        scratch,
         program: bytes(program),
         arguments: vec![bytes(program)],
         environment: environment(function, role, &token),

@@ -46,9 +46,9 @@ pub enum WorkerError {
     /// An image of a file system, or a kernel, can't be handed on.
     #[error("handing the worker an image or a kernel")]
     Image(#[source] io::Error),
-    /// The kernel can't be read.
+    /// The kernel can't be read, or no file for the instance's own disk be made.
     #[error(transparent)]
-    Kernel(#[from] store::StoreError),
+    Store(#[from] store::StoreError),
     /// There is no program to start.
     #[error(
         "function {function} has nothing to run: neither its runtime {runtime} nor its code nor a layer has a bootstrap"

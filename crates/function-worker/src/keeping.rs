@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use jail::Passage;
 use restore::{GuestLayout, LoadingSet, LoadingSetRule, Recording, RecordingError, RestoreStrategy};
-use snapshot::{MEMORY_FILE, STATE_FILE, Snapshot, SnapshotError};
+use snapshot::{DISK_FILE, MEMORY_FILE, STATE_FILE, Snapshot, SnapshotError};
 use thiserror::Error;
 use worker_protocol::{Learned, Record};
 
@@ -126,7 +126,8 @@ impl Writing {
         for entry in fs::read_dir(&folder)? {
             let entry = entry?;
             let metadata = entry.metadata()?;
-            let is_known = [STATE_FILE, MEMORY_FILE].iter().any(|name| entry.file_name() == **name);
+            let is_known =
+                [STATE_FILE, MEMORY_FILE, DISK_FILE].iter().any(|name| entry.file_name() == **name);
             if !is_known || !metadata.is_file() || metadata.nlink() != 1 {
                 return Err(WrittenError::Strange(entry.path()));
             }

@@ -48,7 +48,7 @@ impl FunctionWorker {
     /// Asks for a boot; [`Heard::Booted`] follows.
     ///
     /// # Errors
-    /// [`WorkerError::Channel`] when the worker is gone, [`WorkerError::Kernel`] when a linux guest has none.
+    /// [`WorkerError::Channel`] when the worker is gone, [`WorkerError::Store`] when a linux guest has none.
     pub fn send_boot(&mut self) -> Result<(), WorkerError> {
         self.ask_boot()?;
         self.send_more().map(drop)

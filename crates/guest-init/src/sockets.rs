@@ -37,13 +37,8 @@ unsafe extern "C" {
     fn connect(descriptor: c_int, address: *const Address, length: u32) -> c_int;
     fn bind(descriptor: c_int, address: *const Address, length: u32) -> c_int;
     fn listen(descriptor: c_int, waiting: c_int) -> c_int;
-    fn setsockopt(
-        descriptor: c_int,
-        level: c_int,
-        name: c_int,
-        value: *const [i64; 2],
-        length: u32,
-    ) -> c_int;
+    fn setsockopt(descriptor: c_int, level: c_int, name: c_int, value: *const [i64; 2], length: u32)
+    -> c_int;
     fn accept4(descriptor: c_int, address: *mut Address, length: *mut u32, flags: c_int) -> c_int;
 }
 

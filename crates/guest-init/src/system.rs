@@ -166,9 +166,7 @@ pub(crate) fn set_up(start: &Start) -> Result<(), Failure> {
     if mount_disks(&start.mounts)? {
         enter_root()?;
     }
-    create("/tmp")?;
-    let size = if start.tmp_limit == 0 { String::new() } else { format!(",size={}", start.tmp_limit) };
-    mount("tmpfs", "/tmp", "tmpfs", MS_NOSUID | MS_NODEV, &format!("mode=1777{size}"))?;
+    mount_tmp(start)?;
     create("/dev/shm")?;
     mount("tmpfs", "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")?;
     create("/dev/pts")?;
@@ -179,6 +177,19 @@ pub(crate) fn set_up(start: &Start) -> Result<(), Failure> {
         let _ = std::os::unix::fs::symlink(target, format!("/dev/{link}"));
     }
     crate::freezer::prepare(start)
+}
+
+/// Mounts what /tmp is: the disk behind all others, or memory.
+fn mount_tmp(start: &Start) -> Result<(), Failure> {
+    create("/tmp")?;
+    let flags = MS_NOSUID | MS_NODEV;
+    if start.tmp_disk {
+        let letter = MORE_DISKS.clone().nth(start.mounts.len()).ok_or("there are too many disks")?;
+        // What is deleted is given back to the host.
+        return mount(&format!("/dev/vd{}", char::from(letter)), "/tmp", "ext4", flags, "discard");
+    }
+    let size = if start.tmp_limit == 0 { String::new() } else { format!(",size={}", start.tmp_limit) };
+    mount("tmpfs", "/tmp", "tmpfs", flags, &format!("mode=1777{size}"))
 }
 
 fn enter_root() -> Result<(), Failure> {

@@ -131,9 +131,11 @@ pub struct Start {
     pub environment: Vec<Vec<u8>>,
     /// Where the second disk and those that follow are mounted, read-only; the first one is the root.
     pub mounts: Vec<Vec<u8>>,
+    /// Whether the last disk, behind those, is the guest's own and is mounted at /tmp. Otherwise /tmp is memory.
+    pub tmp_disk: bool,
     /// Bytes that the program and its descendants may use together; 0: all that there are.
     pub memory_limit: u64,
-    /// Bytes that /tmp may hold; 0: half of memory.
+    /// Bytes that /tmp may hold when it is memory; 0: half of memory.
     pub tmp_limit: u64,
     /// Processes and threads that there may be; 0: any number.
     pub task_limit: u64,
@@ -157,6 +159,7 @@ impl Start {
             bytes.extend_from_slice(&limit.to_le_bytes());
         }
         bytes.extend_from_slice(&self.served_port.to_le_bytes());
+        bytes.push(self.tmp_disk.into());
         for list in [&self.arguments, &self.environment, &self.mounts] {
             bytes.extend_from_slice(&(list.len() as u32).to_le_bytes());
             for field in list {
@@ -186,6 +189,7 @@ impl Start {
             task_limit: u64::from_le_bytes(*take(&mut left)?),
             descriptor_limit: u64::from_le_bytes(*take(&mut left)?),
             served_port: u16::from_le_bytes(*take(&mut left)?),
+            tmp_disk: flag(*take(&mut left)?)?,
             arguments: list(&mut left)?,
             environment: list(&mut left)?,
             mounts: list(&mut left)?,
@@ -262,6 +266,10 @@ fn take<'a, const N: usize>(left: &mut &'a [u8]) -> Option<&'a [u8; N]> {
     Some(first)
 }
 
+fn flag([byte]: [u8; 1]) -> Option<bool> {
+    [false, true].into_iter().find(|flag| u8::from(*flag) == byte)
+}
+
 fn field(left: &mut &[u8]) -> Option<Vec<u8>> {
     let length = u32::from_le_bytes(*take(left)?) as usize;
     let (first, rest) = left.split_at_checked(length)?;
@@ -292,6 +300,7 @@ mod tests {
             arguments: vec![b"a".to_vec(), Vec::new()],
             environment: vec![b"A=b".to_vec()],
             mounts: vec![b"/m".to_vec()],
+            tmp_disk: true,
             memory_limit: 8,
             tmp_limit: 9,
             task_limit: 10,

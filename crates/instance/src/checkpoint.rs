@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use guest_memory::AccessError;
-use linux_guest::SavedVm;
+use linux_guest::{SavedVm, Scratch};
 use pages::{PageCount, PageIndex, PageRange};
 use process_guest::SavedGuest;
 use process_kernel::mm::{ImageSource, MemoryImage};
@@ -22,7 +22,7 @@ const PROCESS: SectionKind = SectionKind::named("process");
 const PROCESS_VERSION: u16 = 3;
 /// A linux guest's machine: processors, interrupt controllers, clocks, devices.
 const LINUX_MACHINE: SectionKind = SectionKind::named("linux-machine");
-const LINUX_MACHINE_VERSION: u16 = 1;
+const LINUX_MACHINE_VERSION: u16 = 2;
 /// The Runtime API and the bytes under way.
 const RUNTIME: SectionKind = SectionKind::named("runtime-channel");
 const RUNTIME_VERSION: u16 = 1;
@@ -45,6 +45,9 @@ pub enum CheckpointError {
     /// Guest memory can't be read.
     #[error("guest memory can't be read")]
     Memory(#[from] AccessError),
+    /// The guest's own disk can't be read, or not be brought back.
+    #[error("the guest's own disk can't be used")]
+    Disk(#[source] std::io::Error),
     /// This machine can't be identified.
     #[error("this machine's processor can't be identified")]
     Machine(#[source] std::io::Error),
@@ -98,13 +101,14 @@ pub(crate) fn linux_layout(ranges: &[PageRange]) -> Result<GuestLayout, LayoutEr
 }
 
 /// Writes a snapshot called [`SNAPSHOT_NAME`] into `parent`, for the owner only. `candidates` are pages that may not be zero,
-/// `read` copies guest memory.
+/// `read` copies guest memory; `scratch` is the guest's own disk.
 pub(crate) fn write<G: GuestState>(
     parent: &Path,
     saved: &Saved<G>,
     layout: &GuestLayout,
     candidates: &[PageRange],
     read: impl Fn(PageIndex, &mut [u8]) -> Result<(), AccessError>,
+    scratch: Option<&Scratch>,
 ) -> Result<Snapshot, CheckpointError> {
     let machine = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
     let mut builder = SnapshotBuilder::begin(parent, SNAPSHOT_NAME, machine)?;
@@ -112,13 +116,21 @@ pub(crate) fn write<G: GuestState>(
     builder.section_postcard(G::SECTION, G::VERSION, &saved.guest)?;
     builder.section_postcard(RUNTIME, RUNTIME_VERSION, &saved.bridge)?;
     builder.memory(layout.page_count(), |sink| copy(sink, candidates, read))?;
+    if let Some(scratch) = scratch {
+        let stored = scratch.stored().map_err(CheckpointError::Disk)?;
+        let read = |page: PageIndex, bytes: &mut [u8]| scratch.read(bytes, page.address().0);
+        let count = PageCount::for_bytes(scratch.length());
+        builder.disk(count, |sink| {
+            copy(sink, stored.runs(), |page, bytes| read(page, bytes).map_err(CheckpointError::Disk))
+        })?;
+    }
     Ok(builder.publish()?)
 }
 
-fn copy(
+fn copy<E: Into<CheckpointError>>(
     sink: &mut MemorySink,
     runs: &[PageRange],
-    read: impl Fn(PageIndex, &mut [u8]) -> Result<(), AccessError>,
+    read: impl Fn(PageIndex, &mut [u8]) -> Result<(), E>,
 ) -> Result<(), CheckpointError> {
     let mut buffer = vec![0; PageCount(PIECE).bytes() as usize];
     for run in runs {
@@ -126,7 +138,7 @@ fn copy(
         while page < run.end() {
             let count = PageCount(PIECE.min(run.end().0 - page.0));
             let bytes = buffer.get_mut(..count.bytes() as usize).unwrap_or_default();
-            read(page, bytes)?;
+            read(page, bytes).map_err(Into::into)?;
             sink.write(page, bytes)?;
             page = PageIndex(page.0 + count.0);
         }

@@ -123,6 +123,8 @@ pub(crate) enum InstanceError {
     OtherKind,
     #[error(transparent)]
     Linux(#[from] linux_guest::GuestError),
+    #[error("the guest's own disk can't be made")]
+    Scratch(#[from] ext4_image::Ext4Error),
     #[error("the guest's initial files can't be made")]
     InitialFiles(#[from] initramfs::ArchiveError),
     #[error("the memory guard can't be started")]
@@ -313,7 +315,7 @@ impl FunctionGuest {
         let memory = self.guest.memory();
         let layout = checkpoint::process_layout(&image).map_err(CheckpointError::from)?;
         let read = |page, bytes: &mut [u8]| read(memory, &image, page, bytes);
-        Ok(checkpoint::write(parent, &saved, &layout, &image.candidates, read)?)
+        Ok(checkpoint::write(parent, &saved, &layout, &image.candidates, read, None)?)
     }
 
     /// What a user should hear of though the instance goes on.

@@ -4,6 +4,7 @@
 //! share; here they end in the same [`RuntimeBridge`] that serves process guests.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use guest_init::wire::{self, Ended, Kind, Start};
 use initramfs::Module;
 use linux_guest::{
-    Beginning, Disk, DiskAccess, Hardware, KernelImage, Line, PausedVm, ReadyGuest, RunningGuest, SavedVm,
+    Beginning, Disk, Hardware, KernelImage, Line, PausedVm, ReadyGuest, RunningGuest, SavedVm, Scratch,
     Session, initial_files, memory_ranges,
 };
 use machine::{Kvm, SystemVm};
@@ -43,6 +44,8 @@ const SIGKILL: i32 = 9;
 pub(crate) struct LinuxConfig {
     /// The images of its file systems, the root first.
     pub disks: Vec<File>,
+    /// An empty file for its own disk, its /tmp.
+    pub scratch: File,
     /// What its first program is told.
     pub start: Start,
     pub runtime: Config,
@@ -55,12 +58,31 @@ impl LinuxConfig {
         self.start.memory_limit.div_ceil(1 << 20) + KERNEL_MIB
     }
 
-    fn hardware(&self) -> Result<Hardware, InstanceError> {
-        let disk = |file: &File| Ok(Disk { file: file.try_clone()?, access: DiskAccess::Read });
-        let disks = self.disks.iter().map(disk).collect::<std::io::Result<_>>();
+    fn hardware(&self, scratch: &Arc<Scratch>) -> Result<Hardware, InstanceError> {
+        let shared = self.disks.iter().map(|file| file.try_clone().map(Disk::shared));
+        let disks = shared.chain(std::iter::once(Ok(Disk::Private(scratch.clone()))));
+        let disks = disks.collect::<io::Result<_>>();
         let disks =
             disks.map_err(linux_guest::LinuxGuestError::Disk).map_err(linux_guest::GuestError::from)?;
         Ok(Hardware { memory_mib: self.memory_mib(), processors: 1, disks, console: None })
+    }
+
+    /// Its own disk, with an empty file system on it.
+    fn new_scratch(&self) -> Result<Arc<Scratch>, InstanceError> {
+        let file = self.scratch.try_clone().map_err(CheckpointError::Disk)?;
+        ext4_image::write_empty(&file, self.start.tmp_limit)?;
+        Ok(Arc::new(Scratch::new(file, None).map_err(CheckpointError::Disk)?))
+    }
+
+    /// Its own disk as it was when the snapshot was taken.
+    fn saved_scratch(&self, snapshot: &Snapshot) -> Result<Arc<Scratch>, InstanceError> {
+        let open = || {
+            let base = snapshot.disk_file().ok_or(io::ErrorKind::NotFound)?.try_clone()?;
+            let own = self.scratch.try_clone()?;
+            own.set_len(base.metadata()?.len())?;
+            Scratch::new(own, Some(base))
+        };
+        Ok(Arc::new(open().map_err(CheckpointError::Disk)?))
     }
 }
 
@@ -102,7 +124,8 @@ impl ReadyLinux {
         listeners: &Listeners,
     ) -> Result<LinuxFunction, InstanceError> {
         let Self { vm, guard, mut timeline, .. } = self;
-        let hardware = config.hardware()?;
+        let scratch = config.new_scratch()?;
+        let hardware = config.hardware(&scratch)?;
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let line = Line::new();
         let runtime = config.runtime.clone();
@@ -112,7 +135,7 @@ impl ReadyLinux {
         let initial = initial_files(&files.modules)?;
         let guest = ready.boot(&kernel, &initial, &files.command_line)?;
         let beginning = Beginning::Start(config.start.clone());
-        LinuxFunction::begin(guest, line, beginning, bridge, listeners, (guard, timeline))
+        LinuxFunction::begin(guest, line, beginning, bridge, listeners, (guard, timeline, scratch))
     }
 
     /// Goes on from the snapshot in `directory`. The runtime still waits where it waited.
@@ -126,7 +149,8 @@ impl ReadyLinux {
         let Self { vm, host, guard, mut timeline } = self;
         let Opened { snapshot, layout, saved } =
             timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedVm>(directory, &host))?;
-        let hardware = config.hardware()?;
+        let scratch = config.saved_scratch(&snapshot)?;
+        let hardware = config.hardware(&scratch)?;
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let victim = Victim::default();
         let behind = Behind { memory: ready.memory(), ready: None, late: None };
@@ -139,7 +163,7 @@ impl ReadyLinux {
         let bridge = RuntimeBridge::restore(sockets, saved.bridge, events_to(&listeners.runtime))?;
         bridge.set_credentials(config.credentials.clone());
         let guest = timeline.measure(Phase::StateRestored, || ready.restore(&saved.guest))?;
-        let parts = (guard, timeline);
+        let parts = (guard, timeline, scratch);
         let mut function = LinuxFunction::begin(guest, line, Beginning::Resume, bridge, listeners, parts)?;
         victim.is(function.session.failer());
         function.restored = Some(restored);
@@ -171,6 +195,7 @@ pub(crate) struct LinuxFunction {
     guard: MemoryGuard,
     /// From the machine's making on.
     pub timeline: Timeline,
+    scratch: Arc<Scratch>,
     restored: Option<Restored>,
 }
 
@@ -181,7 +206,7 @@ impl LinuxFunction {
         beginning: Beginning,
         bridge: Arc<RuntimeBridge>,
         listeners: &Listeners,
-        (guard, timeline): (MemoryGuard, Timeline),
+        (guard, timeline, scratch): (MemoryGuard, Timeline, Arc<Scratch>),
     ) -> Result<Self, InstanceError> {
         let ending = Arc::new(Ending::default());
         let (heard, log, ended) = (bridge.clone(), listeners.log.clone(), ending.clone());
@@ -197,7 +222,7 @@ impl LinuxFunction {
             ended.known.notify_all();
         };
         let session = Session::begin(guest, line, beginning, Box::new(hear), Box::new(when_ended))?;
-        Ok(Self { session, bridge, ending, guard, timeline, restored: None })
+        Ok(Self { session, bridge, ending, guard, timeline, scratch, restored: None })
     }
 
     /// See [`RuntimeBridge::deliver`].
@@ -223,7 +248,7 @@ impl LinuxFunction {
         let saved = Saved { guest, bridge: self.bridge.save() };
         let memory = self.session.machine().memory();
         let read = |page: pages::PageIndex, bytes: &mut [u8]| memory.read(page.address(), bytes);
-        Ok(checkpoint::write(parent, &saved, &layout, &ranges, read)?)
+        Ok(checkpoint::write(parent, &saved, &layout, &ranges, read, Some(&self.scratch))?)
     }
 
     /// What a user should hear of though the instance goes on.

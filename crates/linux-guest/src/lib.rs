@@ -32,4 +32,4 @@ pub use program::{Program, ProgramEnd, Streams};
 pub use session::{Beginning, Hear, Line, Session, WhenEnded};
 #[cfg(feature = "fuzzing")]
 pub use virtio::hostile;
-pub use virtio::{Disk, DiskAccess};
+pub use virtio::{Disk, Scratch};

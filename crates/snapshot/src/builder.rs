@@ -12,7 +12,7 @@ use crate::header::{Entry, Header, MAX_MEMORY_PAGES, MAX_SECTION_BYTES, MAX_SECT
 use crate::manifest::{MANIFEST_VERSION, MachineIdentity, Manifest};
 use crate::memory_file::MemorySink;
 use crate::publish::{PendingDirectory, create_file, random_bytes};
-use crate::reader::{MEMORY_FILE, STATE_FILE, STORED_PAGES_VERSION, Snapshot};
+use crate::reader::{DISK_FILE, DISK_PAGES_VERSION, MEMORY_FILE, STATE_FILE, STORED_PAGES_VERSION, Snapshot};
 use crate::section::SectionKind;
 
 /// A snapshot being written. Nothing is visible until [`SnapshotBuilder::publish`]; dropping the builder removes what
@@ -100,7 +100,36 @@ impl SnapshotBuilder {
         page_count: PageCount,
         feed: impl FnOnce(&mut MemorySink) -> Result<(), E>,
     ) -> Result<(), E> {
-        let path = self.directory.path().join(MEMORY_FILE);
+        let (stored, checksums) = self.pages(MEMORY_FILE, page_count, feed)?;
+        self.memory_pages = Some(page_count);
+        self.section_postcard(SectionKind::STORED_PAGES, STORED_PAGES_VERSION, &stored)?;
+        self.add(SectionKind::MEMORY_CHECKSUMS, 1, checksums)?;
+        Ok(())
+    }
+
+    /// Writes the disk file: what a guest has on a disk of its own, which is `page_count` pages long; as [`Self::memory`].
+    ///
+    /// # Errors
+    /// As [`Self::memory`].
+    pub fn disk<E: From<SnapshotError>>(
+        &mut self,
+        page_count: PageCount,
+        feed: impl FnOnce(&mut MemorySink) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (stored, checksums) = self.pages(DISK_FILE, page_count, feed)?;
+        self.section_postcard(SectionKind::DISK_PAGES, DISK_PAGES_VERSION, &(page_count, stored))?;
+        self.add(SectionKind::DISK_CHECKSUMS, 1, checksums)?;
+        Ok(())
+    }
+
+    /// Writes a file of pages; gives which it stores, and their checksums.
+    fn pages<E: From<SnapshotError>>(
+        &self,
+        name: &str,
+        page_count: PageCount,
+        feed: impl FnOnce(&mut MemorySink) -> Result<(), E>,
+    ) -> Result<(PageSet, Vec<u8>), E> {
+        let path = self.directory.path().join(name);
         if page_count > MAX_MEMORY_PAGES {
             let detail = format!("a guest with {} pages is too large", page_count.0);
             return Err(SnapshotError::new(ErrorKind::LimitExceeded, "writing", &path, detail).into());
@@ -109,15 +138,7 @@ impl SnapshotBuilder {
         let mut sink = MemorySink::new(create_file(&path)?, path, page_count)?;
         feed(&mut sink)?;
         let (_, stored, checksums) = sink.finish()?;
-        self.memory_pages = Some(page_count);
-        self.add_memory_sections(&stored, &checksums)?;
-        Ok(())
-    }
-
-    fn add_memory_sections(&mut self, stored: &PageSet, checksums: &[u32]) -> Result<(), SnapshotError> {
-        self.section_postcard(SectionKind::STORED_PAGES, STORED_PAGES_VERSION, stored)?;
-        let bytes = checksums.iter().flat_map(|checksum| checksum.to_le_bytes()).collect();
-        self.add(SectionKind::MEMORY_CHECKSUMS, 1, bytes)
+        Ok((stored, checksums.iter().flat_map(|checksum| checksum.to_le_bytes()).collect()))
     }
 
     /// Makes everything durable, gives the directory its name and opens the finished snapshot.

@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 
 use crate::error::{ErrorKind, SnapshotError};
-use crate::header::{Entry, Header, MAX_SECTIONS, SnapshotId};
+use crate::header::{Entry, Header, MAX_MEMORY_PAGES, MAX_SECTIONS, SnapshotId};
 use crate::manifest::{MANIFEST_VERSION, MachineIdentity, Manifest};
 use crate::memory_file;
 use crate::section::SectionKind;
@@ -18,9 +18,14 @@ use crate::section::SectionKind;
 pub const STATE_FILE: &str = "state";
 /// Name of the file with guest memory.
 pub const MEMORY_FILE: &str = "memory";
+/// Name of the file with what a guest has on a disk of its own, in snapshots that have one.
+pub const DISK_FILE: &str = "disk";
 /// Version of the stored-pages section: a `PageSet` in postcard.
 pub(crate) const STORED_PAGES_VERSION: u16 = 1;
-const MEMORY_CHECKSUMS_VERSION: u16 = 1;
+/// Version of the disk-pages section: a `PageCount` and a `PageSet` in postcard.
+pub(crate) const DISK_PAGES_VERSION: u16 = 1;
+/// Version of both sections with checksums.
+const CHECKSUMS_VERSION: u16 = 1;
 
 /// How much of the state file is read at once: enough for header, table and the small sections of most snapshots.
 const FIRST_READ: usize = 64 << 10;
@@ -39,8 +44,15 @@ pub struct Section {
 pub struct VerifyReport {
     /// Sections with matching checksums.
     pub sections: usize,
-    /// Pages with matching checksums.
+    /// Pages with matching checksums, of memory and disk.
     pub stored_pages: PageCount,
+}
+
+/// The disk file.
+#[derive(Debug)]
+struct StoredDisk {
+    file: File,
+    stored: PageSet,
 }
 
 /// A published snapshot, open for reading.
@@ -53,6 +65,7 @@ pub struct Snapshot {
     manifest: Manifest,
     stored_pages: PageSet,
     memory: File,
+    disk: Option<StoredDisk>,
 }
 
 impl Snapshot {
@@ -71,24 +84,16 @@ impl Snapshot {
         let sections = SectionReader { path: &path, state: &state, start: &start, header: &header };
         let manifest = sections.decode(SectionKind::MANIFEST, MANIFEST_VERSION)?;
         let stored_pages: PageSet = sections.decode(SectionKind::STORED_PAGES, STORED_PAGES_VERSION)?;
-        let memory_path = directory.join(MEMORY_FILE);
-        let (memory, memory_length) = open_file(&memory_path).map_err(|error| match error.kind() {
-            // The state file is there, so the name is right.
-            ErrorKind::NotFound => {
-                SnapshotError::new(ErrorKind::Corrupt, "opening", &memory_path, "it is gone")
-            }
-            _ => error,
-        })?;
-        if memory_length != header.memory_pages.bytes() {
-            let expected = header.memory_pages.bytes();
-            let detail = format!("it has {memory_length} bytes, the header says {expected}");
-            return Err(SnapshotError::new(ErrorKind::WrongLength, "opening", &memory_path, detail));
+        let memory = open_pages(&directory.join(MEMORY_FILE), header.memory_pages, &stored_pages)?;
+        let mut disk = None;
+        if header.sections.iter().any(|entry| entry.kind == SectionKind::DISK_PAGES) {
+            let (count, stored): (PageCount, PageSet) =
+                sections.decode(SectionKind::DISK_PAGES, DISK_PAGES_VERSION)?;
+            let count = PageCount(count.0.min(MAX_MEMORY_PAGES.0));
+            let file = open_pages(&directory.join(DISK_FILE), count, &stored)?;
+            disk = Some(StoredDisk { file, stored });
         }
-        if stored_pages.end().0 > header.memory_pages.0 {
-            let detail = "stored pages lie past the end of guest memory";
-            return Err(SnapshotError::new(ErrorKind::Corrupt, "opening", &path, detail));
-        }
-        Ok(Self { directory: directory.into(), state, start, header, manifest, stored_pages, memory })
+        Ok(Self { directory: directory.into(), state, start, header, manifest, stored_pages, memory, disk })
     }
 
     /// Opens the snapshot in `directory` to run it on `machine`.
@@ -138,6 +143,11 @@ impl Snapshot {
     /// The memory file, open for reading: guest-physical page N is at byte N * 4096.
     pub fn memory_file(&self) -> &File {
         &self.memory
+    }
+
+    /// What the guest has on a disk of its own, open for reading, when it has one.
+    pub fn disk_file(&self) -> Option<&File> {
+        self.disk.as_ref().map(|disk| &disk.file)
     }
 
     /// Path of the memory file.
@@ -198,22 +208,44 @@ impl Snapshot {
     ///
     /// # Errors
     /// The first thing found wrong.
-    pub fn verify(&self, progress: impl FnMut(PageCount)) -> Result<VerifyReport, SnapshotError> {
+    pub fn verify(&self, mut progress: impl FnMut(PageCount)) -> Result<VerifyReport, SnapshotError> {
         let state_path = self.directory.join(STATE_FILE);
         let reader = self.reader(&state_path);
         for entry in &self.header.sections {
             reader.section(entry.kind)?;
         }
-        let checksums = reader.section_version(SectionKind::MEMORY_CHECKSUMS, MEMORY_CHECKSUMS_VERSION)?;
-        let (checksums, rest) = checksums.as_chunks::<4>();
-        let recorded: Vec<u32> = checksums.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
-        if !rest.is_empty() || recorded.len() != memory_file::chunk_count(&self.stored_pages) {
-            let detail = "the number of memory checksums is not the number of chunks";
-            return Err(SnapshotError::new(ErrorKind::Corrupt, "verifying", &state_path, detail));
+        let recorded = reader.checksums(SectionKind::MEMORY_CHECKSUMS, &self.stored_pages)?;
+        let stored = &self.stored_pages;
+        memory_file::verify(&self.memory, &self.memory_path(), stored, &recorded, &mut progress)?;
+        let mut stored_pages = stored.count();
+        if let Some(StoredDisk { file, stored }) = &self.disk {
+            let recorded = reader.checksums(SectionKind::DISK_CHECKSUMS, stored)?;
+            let path = self.directory.join(DISK_FILE);
+            let before = stored_pages.0;
+            let progress = |checked: PageCount| progress(PageCount(before + checked.0));
+            memory_file::verify(file, &path, stored, &recorded, progress)?;
+            stored_pages.0 += stored.count().0;
         }
-        memory_file::verify(&self.memory, &self.memory_path(), &self.stored_pages, &recorded, progress)?;
-        Ok(VerifyReport { sections: self.header.sections.len(), stored_pages: self.stored_pages.count() })
+        Ok(VerifyReport { sections: self.header.sections.len(), stored_pages })
     }
+}
+
+/// Opens a file of `count` pages, of which it stores these.
+fn open_pages(path: &Path, count: PageCount, stored: &PageSet) -> Result<File, SnapshotError> {
+    let (file, length) = open_file(path).map_err(|error| match error.kind() {
+        // The state file is there, so the name is right.
+        ErrorKind::NotFound => SnapshotError::new(ErrorKind::Corrupt, "opening", path, "it is gone"),
+        _ => error,
+    })?;
+    if length != count.bytes() {
+        let detail = format!("it has {length} bytes, the state file says {}", count.bytes());
+        return Err(SnapshotError::new(ErrorKind::WrongLength, "opening", path, detail));
+    }
+    if stored.end().0 > count.0 {
+        let detail = "stored pages lie past its end";
+        return Err(SnapshotError::new(ErrorKind::Corrupt, "opening", path, detail));
+    }
+    Ok(file)
 }
 
 fn open_file(path: &Path) -> Result<(File, u64), SnapshotError> {
@@ -261,6 +293,17 @@ impl SectionReader<'_> {
             .read_exact_at(&mut bytes, entry.offset)
             .map_err(|source| SnapshotError::io("reading", self.path, source).at(entry.offset))?;
         Ok(bytes)
+    }
+
+    /// The checksums of a file that stores these pages.
+    fn checksums(&self, kind: SectionKind, stored: &PageSet) -> Result<Vec<u32>, SnapshotError> {
+        let bytes = self.section_version(kind, CHECKSUMS_VERSION)?;
+        let (checksums, rest) = bytes.as_chunks::<4>();
+        if !rest.is_empty() || checksums.len() != memory_file::chunk_count(stored) {
+            let detail = format!("the number of checksums in {kind:?} is not the number of chunks");
+            return Err(SnapshotError::new(ErrorKind::Corrupt, "verifying", self.path, detail));
+        }
+        Ok(checksums.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
     }
 
     fn section_version(&self, kind: SectionKind, version: u16) -> Result<Vec<u8>, SnapshotError> {

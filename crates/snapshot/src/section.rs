@@ -17,6 +17,10 @@ impl SectionKind {
     pub(crate) const STORED_PAGES: Self = Self::named("stored-pages");
     /// One CRC32C for each chunk of the memory file that stores a page.
     pub(crate) const MEMORY_CHECKSUMS: Self = Self::named("memory-checksums");
+    /// The length of the disk file in pages, and which of them it stores; there is none without a disk.
+    pub(crate) const DISK_PAGES: Self = Self::named("disk-pages");
+    /// One CRC32C for each chunk of the disk file that stores a page.
+    pub(crate) const DISK_CHECKSUMS: Self = Self::named("disk-checksums");
 
     /// The kind called `name`.
     ///

@@ -1,7 +1,7 @@
 //! The container as a whole: what is written is read back, and damage of any kind is refused with its name.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use pages::{PageCount, PageIndex, PageRange};
@@ -66,6 +66,32 @@ fn zero_pages_are_holes_and_only_the_owner_may_read() {
     assert_eq!(fs::metadata(path.join("state")).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     assert_eq!(fs::read_dir(parent.path()).unwrap().count(), 1, "temporary files were left");
+}
+
+#[test]
+fn a_disk_is_stored_and_checked_as_memory_is() {
+    let parent = tempfile::tempdir().unwrap();
+    let mut builder = SnapshotBuilder::begin(parent.path(), "disk", machine()).unwrap();
+    builder.memory::<SnapshotError>(PageCount(1), |_| Ok(())).unwrap();
+    builder
+        .disk(PageCount(9), |sink| sink.write(PageIndex(4), &[[3; PAGE], [0; PAGE], [5; PAGE]].concat()))
+        .unwrap();
+    let snapshot = builder.publish().unwrap();
+    let mut content = [1; PAGE];
+    let disk = snapshot.disk_file().unwrap();
+    disk.read_exact_at(&mut content, 6 * PAGE as u64).unwrap();
+    assert_eq!((content, disk.metadata().unwrap().len()), ([5; PAGE], 9 * PAGE as u64));
+    assert_eq!(snapshot.verify(|_| {}).unwrap().stored_pages, PageCount(2));
+    let path = parent.path().join("disk");
+    let file = fs::OpenOptions::new().write(true).open(path.join("disk")).unwrap();
+    file.write_all_at(&[9], 4 * PAGE as u64).unwrap();
+    assert_eq!(check(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+    file.set_len(8 * PAGE as u64).unwrap();
+    assert_eq!(check(&path).unwrap_err().kind(), ErrorKind::WrongLength);
+    fs::remove_file(path.join("disk")).unwrap();
+    assert_eq!(check(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+    let (_other, without) = sample();
+    assert!(Snapshot::open(&without).unwrap().disk_file().is_none());
 }
 
 #[test]

@@ -13,6 +13,8 @@ use crate::kernels::OpenKernel;
 use crate::runtimes::OpenRuntime;
 use crate::staging::{Staging, discard, make_folder};
 use registry::{Guest, KernelName};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 
 const STAGED: &str = "image";
 
@@ -27,6 +29,31 @@ pub struct LinuxFiles {
     pub layers: Option<File>,
     /// The kernel that it boots; one that is restored needs none.
     pub kernel: KernelSource,
+    store: Store,
+}
+
+impl LinuxFiles {
+    /// An empty file for an instance's own disk. It has no name, so nothing of it is left when nobody has it open any more.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the home can't be written.
+    pub fn scratch(&self) -> Result<File, StoreError> {
+        let folder = self.store.staging();
+        let failed = StoreError::io("making a file without a name in", &folder);
+        let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+        match open(&folder, flags, Mode::RUSR | Mode::WUSR) {
+            Ok(file) => Ok(file.into()),
+            // Some file systems have no such files.
+            Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
+                let staging = Staging::new(&self.store)?;
+                let path = staging.path().join(STAGED);
+                let file = File::options().read(true).write(true).create_new(true).open(&path);
+                // It lives on when its folder is deleted.
+                file.map_err(StoreError::io("creating", &path))
+            }
+            Err(errno) => Err(failed(errno.into())),
+        }
+    }
 }
 
 /// Where a kernel is, to be read when it is needed.
@@ -67,6 +94,7 @@ impl Store {
             code: tree(&function.code)?,
             layers: function.layers.as_ref().map(tree).transpose()?,
             kernel: KernelSource { kernel: kernel.clone(), store: self.clone() },
+            store: self.clone(),
         }))
     }
 
@@ -132,6 +160,18 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_scratch_file_is_empty_and_has_no_name() {
+        let outer = tempfile::tempdir().unwrap();
+        let store = Store::open(&outer.path().join("home")).unwrap();
+        let kernel = KernelSource { kernel: "debian".parse().unwrap(), store: store.clone() };
+        let image = || tempfile::tempfile().unwrap();
+        let files = LinuxFiles { root: image(), code: image(), layers: None, kernel, store: store.clone() };
+        let scratch = files.scratch().unwrap();
+        scratch.set_len(1 << 30).unwrap();
+        assert_eq!(fs::read_dir(store.staging()).unwrap().count(), 0);
+    }
 
     #[test]
     fn an_image_is_made_once_and_goes_with_its_tree() {

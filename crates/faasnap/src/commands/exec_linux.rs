@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use guest_init::wire::{Ended, Start};
 use initramfs::Module;
-use linux_guest::{Disk, DiskAccess, Hardware, KernelImage, Program, Streams, initial_files};
+use linux_guest::{Disk, Hardware, KernelImage, Program, Streams, initial_files};
 use machine::Kvm;
 use rustix::process::{getgid, getuid};
 use store::Store;
@@ -77,10 +77,9 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
 
 /// An image as it is; of a folder, one is made that is gone afterwards.
 fn disk(store: &Store, root: &Path) -> Result<Disk> {
-    let access = DiskAccess::Read;
     if !root.is_dir() {
         let file = File::open(root).with_context(|| format!("opening {}", root.display()))?;
-        return Ok(Disk { file, access });
+        return Ok(Disk::shared(file));
     }
     let staging = store.stage_runtime()?;
     let path = staging.scratch().join("root");
@@ -90,5 +89,5 @@ fn disk(store: &Store, root: &Path) -> Result<Disk> {
         .with_context(|| format!("making an image of {}", root.display()))?;
     // The file lives on without its name for as long as it is open.
     drop(staging);
-    Ok(Disk { file, access })
+    Ok(Disk::shared(file))
 }

@@ -136,10 +136,12 @@ fn linux(
     credentials: Option<Credentials>,
     descriptors: &mut Descriptors,
 ) -> Result<LinuxConfig, String> {
-    let Configuration { root, mounts, limits, .. } = configuration;
+    let Configuration { root, mounts, scratch, limits, .. } = configuration;
     if mounts.iter().any(|mount| mount.writable) {
         return Err("a linux guest shares no directory that it may write".to_owned());
     }
+    let scratch = scratch.ok_or("a linux guest needs a file for its own disk")?;
+    let scratch = descriptors.take(scratch).map_err(|error| error.to_string())?;
     let images = std::iter::once(*root).chain(mounts.iter().map(|mount| mount.source));
     let disks =
         images.map(|image| descriptors.take(image).map(File::from).map_err(|error| error.to_string()));
@@ -147,6 +149,7 @@ fn linux(
     let arguments = configuration.arguments.iter().skip(1);
     Ok(LinuxConfig {
         disks: disks.collect::<Result<_, _>>()?,
+        scratch: scratch.into(),
         start: Start {
             hostname: identity.hostname.into_bytes(),
             user: identity.uid,
@@ -162,6 +165,7 @@ fn linux(
                 .map(|(name, value)| [name.as_slice(), b"=", value].concat())
                 .collect(),
             mounts: mounts.iter().map(|mount| mount.target.to_vec()).collect(),
+            tmp_disk: true,
             memory_limit: limits.memory,
             tmp_limit: limits.tmp,
             task_limit: limits.tasks.into(),

@@ -270,6 +270,7 @@ pub(super) fn failure_kind(error: &InstanceError) -> FailureKind {
         | InstanceError::Pause(_)
         | InstanceError::Log(_)
         | InstanceError::Linux(_)
+        | InstanceError::Scratch(_)
         | InstanceError::InitialFiles(_) => FailureKind::Internal,
     }
 }

@@ -66,6 +66,8 @@ const HERE: u64 = 0xffff_ff9c;
 const GET_AUXV: u64 = 0x4155_5856;
 /// `cachestat`, newer than libc's list.
 const CACHESTAT: i64 = 451;
+/// Takes bytes out of a file and leaves its length.
+const PUNCH_HOLE: u64 = (libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE) as u64;
 /// `SECCOMP_SET_MODE_FILTER` of linux/seccomp.h.
 const SET_FILTER: u64 = 1;
 
@@ -268,6 +270,8 @@ pub(super) const GROUPS: &[Group] = &[
             any(libc::SYS_preadv2),
             any(libc::SYS_pwrite64),
             any(libc::SYS_fdatasync),
+            // What a guest discards of its disk.
+            Call(libc::SYS_fallocate, &[&[Condition::Is(1, PUNCH_HOLE)]]),
             any(libc::SYS_epoll_ctl),
             any(libc::SYS_epoll_wait),
             any(libc::SYS_epoll_pwait),

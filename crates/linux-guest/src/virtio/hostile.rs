@@ -14,7 +14,7 @@ use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Balloon, Block, Device, Disk, DiskAccess, Entropy, HostSide, MmioDevice, Vsock, stream};
+use super::{Balloon, Block, Device, Disk, Entropy, HostSide, MmioDevice, Scratch, Vsock, stream};
 
 /// Pages of guest memory: enough for the rings of three queues and some buffers, few enough to be hit.
 const PAGES: u64 = 16;
@@ -66,15 +66,18 @@ fn made(
 ) -> Result<(MmioDevice, Sender<(u32, File)>, Receiver<File>), Lacking> {
     let (dial, dialled) = channel();
     let (sender, accepted) = channel();
-    let disk = |access| -> Result<Box<dyn Device>, Lacking> {
+    let file = || -> Result<File, Lacking> {
         let file = memfd_create("disk", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, 64 << 10)?;
+        Ok(file.into())
+    };
+    let disk = |disk| -> Result<Box<dyn Device>, Lacking> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Box::new(Block::new(Disk { file: file.into(), access }, wake)?))
+        Ok(Box::new(Block::new(disk, wake)?))
     };
     let device: Box<dyn Device> = match kind {
-        Kind::Block => disk(DiskAccess::ReadWrite)?,
-        Kind::ReadOnlyBlock => disk(DiskAccess::Read)?,
+        Kind::Block => disk(Disk::Private(Arc::new(Scratch::new(file()?, Some(file()?))?)))?,
+        Kind::ReadOnlyBlock => disk(Disk::shared(file()?))?,
         Kind::Entropy => Box::new(Entropy),
         Kind::Vsock => {
             let accept = Box::new(move |port: u32| {

@@ -15,7 +15,7 @@ use vm_memory::GuestMemoryMmap;
 
 pub(crate) use balloon::Balloon;
 pub(crate) use block::Block;
-pub use block::{Disk, DiskAccess};
+pub use block::{Disk, Scratch};
 pub(crate) use entropy::Entropy;
 pub(crate) use mmio::{MmioDevice, MmioState};
 pub(crate) use vsock::{HostSide, Vsock, stream};

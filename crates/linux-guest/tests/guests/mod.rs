@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use guest_init::wire::{Ended, Kind, Start};
 use linux_guest::{
-    Beginning, Disk, DiskAccess, GuestError, Hardware, KernelImage, Line, MODULES, OPTIONAL_MODULES,
-    ReadyGuest, RunningGuest, SavedVm, Session, initial_files,
+    Beginning, Disk, GuestError, Hardware, KernelImage, Line, MODULES, OPTIONAL_MODULES, ReadyGuest,
+    RunningGuest, SavedVm, Session, initial_files,
 };
 use machine::Kvm;
 use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
@@ -48,7 +48,7 @@ pub fn root(runtime: &str) -> Disk {
         erofs_image::write_image(&folder, &mut file, &staged, [1; 16]).unwrap();
         fs::rename(&staged, &path).unwrap();
     }
-    Disk { file: File::open(path).unwrap(), access: DiskAccess::Read }
+    Disk::shared(File::open(path).unwrap())
 }
 
 pub fn hardware() -> Hardware {

@@ -55,6 +55,8 @@ pub struct Configuration {
     pub root: Descriptor,
     /// Directories that appear elsewhere in the guest, outer ones first.
     pub mounts: Vec<Mount>,
+    /// An empty file without a name, for a linux guest's own disk: its /tmp. It is gone when the instance is.
+    pub scratch: Option<Descriptor>,
     /// The program: an absolute path in the guest, or a name to look up in the environment's `PATH`.
     pub program: ByteBuf,
     /// The arguments, the program's own name first.

@@ -1,24 +1,27 @@
 //! The block device (virtio 1.2, 5.2) over a file.
 
 mod disk;
+mod scratch;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_S_IOERR,
-    VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
-    VIRTIO_BLK_T_OUT,
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX,
+    VIRTIO_BLK_F_SIZE_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN,
+    VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES, VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
 };
 use virtio_queue::{DescriptorChain, Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
-pub use disk::{Disk, DiskAccess};
+pub use disk::Disk;
+pub use scratch::Scratch;
 
 use super::{Broken, Device, Memory};
-use disk::{Task, Worker, read_at_once};
+use disk::{Task, Worker};
 
 /// The unit of the device's addresses, whatever the disk's own.
 const SECTOR: u64 = 512;
@@ -31,6 +34,11 @@ const MOST_PIECES: u32 = 32;
 const LARGEST_PIECE: u32 = 128 << 10;
 /// Bytes of a request at most; a larger one fails.
 const MOST_BYTES: usize = MOST_PIECES as usize * LARGEST_PIECE as usize;
+/// Ranges in one request to zero or discard, and sectors in one of them, at most.
+const MOST_RANGES: u32 = 16;
+const MOST_RANGE_SECTORS: u32 = 1 << 22;
+/// Length of such a range in a request: sector, number of sectors, flags.
+const RANGE: usize = 16;
 /// Bytes of requests that the disk has not answered; beyond that the guest's next requests stay where they are.
 const MOST_UNDER_WAY: usize = 2 * MOST_BYTES;
 
@@ -87,10 +95,9 @@ pub(crate) struct Block {
 impl Block {
     /// Makes one; `wake` becomes readable when [`Device::poll`] has something to do.
     pub fn new(disk: Disk, wake: Arc<OwnedFd>) -> io::Result<Self> {
-        // Also for block devices, whose metadata have no length.
-        let bytes = (&disk.file).seek(SeekFrom::End(0))?;
-        let worker = Worker::start(disk.file.try_clone()?, wake)?;
-        Ok(Self { disk, sectors: bytes / SECTOR, worker, next_number: 0, under_way: BTreeMap::new() })
+        let sectors = disk.length()? / SECTOR;
+        let worker = Worker::start(disk.clone(), wake)?;
+        Ok(Self { disk, sectors, worker, next_number: 0, under_way: BTreeMap::new() })
     }
 
     /// Takes what the guest has asked for, as long as the disk is not too far behind.
@@ -118,7 +125,7 @@ impl Block {
         let [_, _, _, _, _, _, _, _, sector @ ..] = head;
         let (kind, sector) = (u32::from_le_bytes(kind), u64::from_le_bytes(sector));
         let room = answer.data.iter().map(|(_, length)| length).sum();
-        let writable = self.disk.access == DiskAccess::ReadWrite;
+        let writable = self.disk.is_writable();
         let task = match kind {
             VIRTIO_BLK_T_IN => self.offset(sector, room).map(|offset| Task::Read { offset, length: room }),
             VIRTIO_BLK_T_OUT if !writable => Err(io::ErrorKind::PermissionDenied.into()),
@@ -127,6 +134,9 @@ impl Block {
                 reader.read_exact(&mut bytes)?;
                 Ok(Task::Write { offset, bytes })
             }),
+            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES if writable => {
+                self.ranges(&mut reader, kind).map(Task::Zero)
+            }
             VIRTIO_BLK_T_FLUSH if writable => Ok(Task::Flush),
             VIRTIO_BLK_T_FLUSH => return answer.give(memory, queue, Ok(Vec::new())).map(|()| true),
             VIRTIO_BLK_T_GET_ID => {
@@ -152,12 +162,13 @@ impl Block {
         let bytes = match &task {
             Task::Read { length, .. } => *length,
             Task::Write { bytes, .. } => bytes.len(),
+            Task::Zero(ranges) => ranges.len() * RANGE,
             Task::Flush => 0,
         };
         // Not past what was asked for before.
         if let Task::Read { offset, length } = task
             && self.under_way.is_empty()
-            && let Some(read) = read_at_once(&self.disk.file, offset, length)
+            && let Some(read) = self.disk.read_at_once(offset, length)
         {
             return answer.give(memory, queue, Ok(read)).map(|()| true);
         }
@@ -168,6 +179,32 @@ impl Block {
         }
         self.under_way.insert(number, UnderWay { answer, bytes });
         Ok(false)
+    }
+
+    /// The ranges of a request to zero or discard, as offsets and lengths in bytes. What is discarded reads as zeros here, too.
+    fn ranges(&self, reader: &mut impl Read, kind: u32) -> io::Result<Vec<(u64, u64)>> {
+        let known = if kind == VIRTIO_BLK_T_WRITE_ZEROES { VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP } else { 0 };
+        let mut bytes = Vec::new();
+        let most = MOST_RANGES as usize * RANGE;
+        reader.take(most as u64 + 1).read_to_end(&mut bytes)?;
+        let (ranges, rest) = bytes.as_chunks::<RANGE>();
+        if ranges.is_empty() || !rest.is_empty() {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let range = |[sector @ .., a, b, c, d, e, f, g, h]: &[u8; RANGE]| {
+            let (count, flags) = (u32::from_le_bytes([*a, *b, *c, *d]), u32::from_le_bytes([*e, *f, *g, *h]));
+            if flags & !known != 0 {
+                // What a device has to say to flags that it does not know (virtio 1.2, 5.2.6.2).
+                return Err(io::ErrorKind::Unsupported.into());
+            }
+            let start = u64::from_le_bytes(*sector);
+            let end = start.checked_add(count.into()).filter(|end| *end <= self.sectors);
+            if count > MOST_RANGE_SECTORS || end.is_none() {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            Ok((start * SECTOR, u64::from(count) * SECTOR))
+        };
+        ranges.iter().map(range).collect()
     }
 
     /// Where a request of `bytes` from `sector` starts in the file; all of it is inside the disk.
@@ -205,9 +242,14 @@ impl Device for Block {
     }
 
     fn features(&self) -> u64 {
-        let access = match self.disk.access {
-            DiskAccess::Read => 1 << VIRTIO_BLK_F_RO,
-            DiskAccess::ReadWrite => 1 << VIRTIO_BLK_F_FLUSH,
+        let access = match self.disk.is_writable() {
+            false => 1 << VIRTIO_BLK_F_RO,
+            true => {
+                1 << VIRTIO_BLK_F_FLUSH
+                    | 1 << VIRTIO_BLK_F_BLK_SIZE
+                    | 1 << VIRTIO_BLK_F_DISCARD
+                    | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+            }
         };
         access | 1 << VIRTIO_BLK_F_SIZE_MAX | 1 << VIRTIO_BLK_F_SEG_MAX
     }
@@ -217,8 +259,18 @@ impl Device for Block {
     }
 
     fn configuration(&self) -> Vec<u8> {
-        let most = [LARGEST_PIECE.to_le_bytes(), MOST_PIECES.to_le_bytes()];
-        [&self.sectors.to_le_bytes()[..], most.as_flattened()].concat()
+        let block = scratch::BLOCK as u32;
+        // In fours of bytes, from the ninth byte on (virtio 1.2, 5.2.4). No geometry or topology, one queue, written back; then
+        // how much is discarded at once and in which steps, and how much is zeroed at once and that it may be unmapped then.
+        let fields = [
+            [LARGEST_PIECE, MOST_PIECES, 0, block],
+            [0, 0, 1 | 1 << 16, MOST_RANGE_SECTORS],
+            [MOST_RANGES, block / SECTOR as u32, MOST_RANGE_SECTORS, MOST_RANGES],
+            [1, 0, 0, 0],
+        ];
+        let mut bytes = self.sectors.to_le_bytes().to_vec();
+        bytes.extend(fields.as_flattened().iter().flat_map(|field| field.to_le_bytes()));
+        bytes
     }
 
     fn serve(&mut self, memory: &Memory, queues: &mut [Queue], _index: usize) -> Result<bool, Broken> {
@@ -275,7 +327,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(10 * SECTOR + 7).unwrap();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let disk = Block::new(Disk { file, access: DiskAccess::Read }, wake).unwrap();
+        let disk = Block::new(Disk::shared(file), wake).unwrap();
         assert_eq!(disk.sectors, 10);
         assert_eq!(disk.offset(9, 512).unwrap(), 9 * SECTOR);
         for (sector, bytes) in [(10, 512), (9, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 100)] {

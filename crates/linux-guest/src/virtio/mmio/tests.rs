@@ -71,6 +71,51 @@ fn what_a_disk_is_asked_at_once_is_answered_in_order() {
     assert_eq!(used, [0, 3, 5]);
 }
 
+/// Asks a disk to zero or discard ranges (sector, sectors, flags); gives what it says.
+fn zeroed(rig: &mut Rig, kind: u32, count: u16, ranges: &[(u64, u32, u32)]) -> u8 {
+    let bytes: Vec<u8> = ranges
+        .iter()
+        .flat_map(|(sector, sectors, flags)| {
+            [&sector.to_le_bytes()[..], &sectors.to_le_bytes(), &flags.to_le_bytes()].concat()
+        })
+        .collect();
+    rig.memory.write_slice(&bytes, GuestAddress(0xa000)).unwrap();
+    rig.memory.write_slice(&[0xff], GuestAddress(0xc000)).unwrap();
+    block_head(rig, 0x9000, kind, 0);
+    rig.describe(0, 0, 0x9000, 16, NEXT, 1);
+    rig.describe(0, 1, 0xa000, bytes.len() as u32, NEXT, 2);
+    rig.describe(0, 2, 0xc000, 1, WRITE, 0);
+    rig.offer(0, count, 0);
+    rig.write(0x50, 0);
+    rig.device.save();
+    rig.memory.read_obj(GuestAddress(0xc000)).unwrap()
+}
+
+#[test]
+fn ranges_are_zeroed_and_discarded_inside_the_disk_only() {
+    const DISCARD: u32 = 11;
+    const ZERO: u32 = 13;
+    let (fine, failed, unknown) = (0, 1, 2);
+    let mut rig = rig(Kind::Block);
+    // 64 KiB: 128 sectors. What is no whole block is zeroed all the same; a discard knows no flags.
+    let asked = [
+        (ZERO, vec![(3, 10, 1), (127, 1, 0)], fine),
+        (DISCARD, vec![(0, 128, 0)], fine),
+        (DISCARD, vec![(0, 8, 1)], unknown),
+        (ZERO, vec![(0, 8, 2)], unknown),
+        (ZERO, vec![(0, 8, 0), (128, 1, 0)], failed),
+        (ZERO, vec![(u64::MAX, 2, 0)], failed),
+        (ZERO, vec![(0, u32::MAX, 0)], failed),
+        (ZERO, vec![(0, 1, 0); 17], failed),
+        (ZERO, vec![], failed),
+    ];
+    for (count, (kind, ranges, expected)) in (1..).zip(asked) {
+        assert_eq!(zeroed(&mut rig, kind, count, &ranges), expected, "{kind} {ranges:?}");
+    }
+    let mut shared = self::rig(Kind::ReadOnlyBlock);
+    assert_eq!(zeroed(&mut shared, DISCARD, 1, &[(0, 8, 0)]), unknown);
+}
+
 #[test]
 fn a_reset_waits_for_the_disk_and_nothing_comes_after_it() {
     let mut rig = rig(Kind::Block);
