@@ -150,6 +150,19 @@ fn snap_start_hooks_run_around_a_snapshot() {
     home.python("hooks", code, &[]);
     let [cold, first, second] = three_ways(&home, "hooks", "{}");
     assert_eq!((cold, first, second), (json!([]), json!(["before", "after"]), json!(["before", "after"])));
+
+    // Without a hook for after a restore there is nothing to do there.
+    let code = "from snapshot_restore_py import register_before_snapshot\n\
+                seen = []\n\
+                register_before_snapshot(seen.append, 'before')\n\
+                def handler(event, context): return seen\n";
+    home.python("one-hook", code, &[]);
+    let point = |function: &str| -> Value {
+        let created = home.run(&["snapshot", "create", function, "--json"]).good();
+        serde_json::from_str::<Value>(&created).unwrap()["point"].clone()
+    };
+    assert_eq!((point("hooks"), point("one-hook")), (json!("restore/next"), json!("invocation/next")));
+    assert_eq!(home.answer("one-hook", "snapshot", "{}"), json!(["before"]));
 }
 
 #[test]

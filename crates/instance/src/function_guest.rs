@@ -11,13 +11,13 @@ use std::time::Duration;
 use guest_memory::{AccessError, GuestMemory, Protection};
 use machine::{Kvm, MachineError};
 use pages::{PageCount, PageIndex, PageRange, PageSet};
-use process_guest::{GuestError, ProcessConfig, ProcessGuest, SavedGuest};
+use process_guest::{Exits, GuestError, ProcessConfig, ProcessGuest, SavedGuest};
 use process_kernel::fs::MountTable;
 use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
 use process_kernel::net::Network;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
-use restore::{LateBlocks, Phase, RestoreError, Timeline, WaitCounts};
+use restore::{ExitCounts, LateBlocks, Phase, RestoreError, Timeline, WaitCounts};
 use runtime_api::{Config, Credentials, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
 use snapshot::{MachineIdentity, Snapshot};
@@ -205,7 +205,15 @@ impl ReadyMachine {
         bridge.set_credentials(config.credentials.clone());
         guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
         program::start(&guest, &process, &config.program, config.arguments.clone(), &config.environment)?;
-        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: None })
+        Ok(FunctionGuest {
+            guest,
+            process,
+            bridge,
+            guard,
+            timeline,
+            restored: None,
+            left_before: Exits::default(),
+        })
     }
 
     /// Goes on from the snapshot in `directory`. The runtime still waits where it waited.
@@ -270,7 +278,8 @@ impl ReadyMachine {
             }
         });
         guard.watch(&process, config.memory_limit).map_err(InstanceError::MemoryGuard)?;
-        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: Some(restored) })
+        let left_before = Exits::default();
+        Ok(FunctionGuest { guest, process, bridge, guard, timeline, restored: Some(restored), left_before })
     }
 }
 
@@ -283,6 +292,8 @@ pub(crate) struct FunctionGuest {
     /// From the machine's making on.
     pub timeline: Timeline,
     restored: Option<Restored>,
+    /// How often the guest had been left when it answered last.
+    left_before: Exits,
 }
 
 impl FunctionGuest {
@@ -328,8 +339,15 @@ impl FunctionGuest {
         self.guest.first_exit()
     }
 
-    /// Adds to the timeline how memory came in beside the guest, and how much was waited for it.
-    pub fn note_late_memory(&mut self) {
+    /// Adds to the timeline how often the guest was left since its last answer, how memory came in beside it, and how much was
+    /// waited for it.
+    pub fn note_run(&mut self) {
+        let exits = self.guest.exits();
+        let before = std::mem::replace(&mut self.left_before, exits);
+        self.timeline.exits = Some(ExitCounts {
+            system_calls: exits.system_calls.saturating_sub(before.system_calls),
+            page_faults: exits.page_faults.saturating_sub(before.page_faults),
+        });
         let waits = self.process.mm.waits();
         let time_ns = u64::try_from(waits.time.as_nanos()).unwrap_or(u64::MAX);
         self.timeline.waits = WaitCounts { count: waits.count, time_ns };

@@ -166,7 +166,7 @@ impl Guest {
         timeline.record(Phase::Answered, begin, timeline.now_ns());
         timeline.finish();
         if let Self::Process(guest) = self {
-            guest.note_late_memory();
+            guest.note_run();
         }
     }
 

@@ -79,8 +79,8 @@ fn spawn(
 /// Runs a guest thread to its end. The vCPU is given back unless the worker failed meanwhile.
 fn run(job: Box<Job>, threads: &Weak<VcpuThreads>) -> Option<GuestCpu> {
     let Job { mut cpu, process, thread, state } = *job;
-    let first_exit = threads.upgrade()?.first_exit();
-    let body = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state, &first_exit));
+    let exits = threads.upgrade()?.exits();
+    let body = AssertUnwindSafe(|| run_thread(&process, &thread, &mut cpu, state, &exits));
     if catch_unwind(body).is_err() {
         // A defect of ours, whatever the guest did: the guest can't go on, the worker says so.
         process.fail("the worker failed while it served this guest (a defect: see its log)".to_owned());

@@ -22,6 +22,7 @@ use thiserror::Error;
 use crate::cpu::{GuestCpu, SpareCpu};
 use crate::driver::{self, Driver, Idle, Job};
 use crate::entry;
+use crate::exits::{ExitCounts, Exits};
 use crate::ready_memory::ReadyMemory;
 use crate::slots::VmSlots;
 
@@ -104,8 +105,7 @@ pub(crate) struct VcpuThreads {
     tsc_khz: Option<u32>,
     next_id: AtomicU64,
     cpus: Mutex<Cpus>,
-    /// When guest code was left for the first time: host CLOCK_MONOTONIC in nanoseconds, or 0.
-    first_exit: Arc<AtomicU64>,
+    exits: Arc<ExitCounts>,
 }
 
 /// vCPUs that no thread uses. KVM can't free one.
@@ -128,9 +128,9 @@ impl VcpuThreads {
         SpareCpu::new(&self.vm, self.next_id.fetch_add(1, Ordering::SeqCst))
     }
 
-    /// When guest code was left for the first time; see [`ProcessGuest::first_exit`].
-    pub(crate) fn first_exit(&self) -> Arc<AtomicU64> {
-        self.first_exit.clone()
+    /// How often guest code was left.
+    pub(crate) fn exits(&self) -> Arc<ExitCounts> {
+        self.exits.clone()
     }
 
     /// Takes a vCPU back from a guest thread that has ended.
@@ -216,7 +216,7 @@ impl ProcessGuest {
             tsc_khz: first.tsc_khz,
             next_id: AtomicU64::new(1),
             cpus: Mutex::new(Cpus { spare: vec![first], ..Cpus::default() }),
-            first_exit: Arc::default(),
+            exits: Arc::default(),
         });
         Ok(Self { vm, memory, hooks, ready: ReadyMemory::default() })
     }
@@ -281,7 +281,12 @@ impl ProcessGuest {
     /// When guest code was left for the first time, by an exit that the guest caused or by a kick, but not just to wait for
     /// memory that was still to come: host CLOCK_MONOTONIC in nanoseconds.
     pub fn first_exit(&self) -> Option<u64> {
-        Some(self.hooks.first_exit.load(Ordering::SeqCst)).filter(|time| *time != 0)
+        self.hooks.exits.first()
+    }
+
+    /// How often guest code was left so far, by all threads.
+    pub fn exits(&self) -> Exits {
+        self.hooks.exits.so_far()
     }
 
     /// Guest memory.

@@ -11,10 +11,12 @@ mod cpu;
 mod driver;
 mod entry;
 mod exception;
+mod exits;
 mod guest;
 mod ready_memory;
 mod run;
 mod slots;
 
+pub use exits::Exits;
 pub use guest::{GuestError, ProcessConfig, ProcessGuest, SavedGuest};
 pub use process_kernel::task::Revival;

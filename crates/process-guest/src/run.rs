@@ -1,7 +1,6 @@
 //! The run loop of one guest thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use process_kernel::mm::FaultOutcome;
 use process_kernel::syscall::{Cx, Restart, Stop, dispatch};
@@ -9,6 +8,7 @@ use process_kernel::task::{CpuState, ExitStatus, Next, Process, Thread, end_thre
 
 use crate::cpu::{Event, GuestCpu};
 use crate::exception::{self, Exception};
+use crate::exits::{ExitCounts, FirstExit};
 
 /// Remembers the last fault of a thread, to tell a repeated one.
 #[derive(Default)]
@@ -40,7 +40,7 @@ pub(crate) fn run_thread(
     thread: &Arc<Thread>,
     cpu: &mut GuestCpu,
     mut state: CpuState,
-    first_exit: &AtomicU64,
+    exits: &ExitCounts,
 ) {
     let attached = cpu.attach();
     let kicker = cpu.kicker();
@@ -53,10 +53,11 @@ pub(crate) fn run_thread(
             break;
         }
         let event = cpu.enter(&mut state);
-        let left = FirstExit::now(first_exit, process);
+        let left = FirstExit::now(exits, process);
         match event {
             Event::SystemCall => {
                 left.note();
+                exits.system_call();
                 let number = state.registers.rax;
                 let arguments = call_arguments(&state);
                 let mut cx = Cx { process, thread, cpu: &mut state, fpu: cpu };
@@ -74,6 +75,7 @@ pub(crate) fn run_thread(
                 }
             }
             Event::Exception(fault @ Exception { vector: 14, .. }) => {
+                exits.page_fault();
                 let repeats = last_fault.note(state.registers.rip, Some(fault.address));
                 let outcome =
                     process.mm.page_fault(fault.address, exception::fault_access(fault.error), repeats > 0);
@@ -119,35 +121,10 @@ fn goes_on(mut cx: Cx<'_>, interrupted: Option<Restart>) -> Next {
     safe_point(&mut cx, interrupted)
 }
 
-/// When guest code was left, if it may have been for the first time; only the first of all threads counts.
-struct FirstExit<'a>(Option<(&'a AtomicU64, &'a Process, u64)>);
-
-impl<'a> FirstExit<'a> {
-    /// Guest code was left just now.
-    fn now(first: &'a AtomicU64, process: &'a Process) -> Self {
-        Self((first.load(Ordering::Relaxed) == 0).then(|| (first, process, monotonic())))
-    }
-
-    /// It was left for what the guest did, not only to wait for memory that was still to come.
-    fn note(self) {
-        if let Self(Some((first, process, now))) = self
-            && first.compare_exchange(0, now, Ordering::SeqCst, Ordering::SeqCst).is_ok()
-        {
-            process.mm.guest_left();
-        }
-    }
-}
-
 /// A system call's arguments in the registers of the x86-64 ABI.
 fn call_arguments(state: &CpuState) -> [u64; 6] {
     let registers = &state.registers;
     [registers.rdi, registers.rsi, registers.rdx, registers.r10, registers.r8, registers.r9]
-}
-
-/// Host CLOCK_MONOTONIC, nanoseconds.
-fn monotonic() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
 fn finish_call(thread: &Thread, state: &mut CpuState, value: u64) {

@@ -60,5 +60,6 @@ pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingError, RecordingOptions};
 pub use strategy::{FileUse, RestoreStrategy, Technique, Techniques, UnknownStrategy, UnknownTechnique};
 pub use timeline::{
-    Ahead, FaultCounts, LoadingSetUse, Phase, PhaseRecord, ReadyUse, Timeline, Verified, WaitCounts,
+    Ahead, ExitCounts, FaultCounts, LoadingSetUse, Phase, PhaseRecord, ReadyUse, Timeline, Verified,
+    WaitCounts,
 };

@@ -123,6 +123,15 @@ pub struct WaitCounts {
     pub time_ns: u64,
 }
 
+/// Exits to the worker between two answers, by what the guest did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct ExitCounts {
+    /// For system calls.
+    pub system_calls: u64,
+    /// For page faults of the guest: memory that gets its place when it is touched, or that was still to come.
+    pub page_faults: u64,
+}
+
 /// What became of the loading set, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct LoadingSetUse {
@@ -205,6 +214,8 @@ pub struct Timeline {
     pub resident_bytes: u64,
     /// Waits for blocks of memory that were still to come.
     pub waits: WaitCounts,
+    /// How often a process guest was left for the worker, since it began to run or since its last answer; none for other guests.
+    pub exits: Option<ExitCounts>,
     /// What was compared with the snapshot, when that was asked for.
     pub verified: Option<Verified>,
     /// Counters when the record was made.
@@ -263,6 +274,7 @@ impl Timeline {
             loading_set: None,
             resident_bytes: 0,
             waits: WaitCounts::default(),
+            exits: None,
             verified: None,
             before: Counters::now(),
         }
@@ -388,6 +400,9 @@ impl fmt::Display for Timeline {
             let WaitCounts { count, time_ns } = self.waits;
             writeln!(f, "waited for memory  {count} times, {:.3} ms in all", time_ns as f64 / 1e6)?;
         }
+        if let Some(ExitCounts { system_calls, page_faults }) = self.exits {
+            writeln!(f, "guest was left     for {system_calls} system calls, {page_faults} page faults")?;
+        }
         match self.bytes_read {
             Some(bytes) => writeln!(f, "read from disk     {} KiB", bytes >> 10)?,
             None => writeln!(f, "read from disk     unknown: this kernel doesn't count it")?,
@@ -445,12 +460,14 @@ mod tests {
             strategy: Some(RestoreStrategy::Reap),
             phases: vec![PhaseRecord { phase: Phase::Mapped, start_ns: 1_000_000, end_ns: 1_500_000 }],
             faults: FaultCounts { minor: 3, major: 2, userfault: 1 },
+            exits: Some(ExitCounts { system_calls: 40, page_faults: 7 }),
             ..Timeline::start()
         };
         let text = timeline.to_string();
         assert!(text.contains("restore strategy   reap\n"), "{text}");
         assert!(text.contains("mapped                 0.500 ms   until     1.500 ms"), "{text}");
         assert!(text.contains("3 minor, 2 major, 1 by userfault"), "{text}");
+        assert!(text.contains("for 40 system calls, 7 page faults\n"), "{text}");
     }
 
     #[test]

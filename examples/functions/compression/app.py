@@ -1,5 +1,6 @@
 """Packs a file into a zip and unpacks it again (SeBS's compression)."""
 
+import encodings.cp437  # noqa: F401: zipfile imports it with its first archive
 import io
 import os
 import zipfile

@@ -6,6 +6,8 @@ import zlib
 
 from PIL import Image
 
+Image.preinit()  # the modules for file formats, which Pillow imports with its first picture
+
 INPUTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inputs")
 TURNS = (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270)
 

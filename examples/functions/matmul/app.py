@@ -3,6 +3,7 @@
 import zlib
 
 import numpy
+import numpy.random  # numpy imports it at its first use
 
 
 def handler(event, context):

@@ -4,6 +4,7 @@ import random
 import zlib
 
 import igraph
+import numpy  # noqa: F401: igraph imports it when it first ranks, if it is there
 
 
 def handler(event, context):

@@ -10,6 +10,8 @@ import os
 import numpy
 from PIL import Image
 
+Image.preinit()  # the modules for file formats, which Pillow imports with its first picture
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 WEIGHTS = numpy.fromfile(os.path.join(HERE, "weights"), numpy.float32)
 CLASSES = 1000

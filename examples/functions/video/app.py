@@ -5,6 +5,7 @@ import os
 import zlib
 
 import av
+import av.subtitles.stream  # noqa: F401: PyAV imports it with its first file
 import numpy
 
 INPUTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "inputs")

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use function_worker::{RecentRestores, RestoreOptions, Role, SpareWorker, guest_kind};
 use pages::PageSet;
-use restore::{Phase, RestoreStrategy, Timeline};
+use restore::{ExitCounts, Phase, RestoreStrategy, Timeline};
 use serde::Serialize;
 use store::{OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
@@ -162,8 +162,20 @@ fn text(report: &Report) -> String {
             format!(", {kibibytes} KiB of memory ready, {used} KiB of it used")
         }
     };
+    let exits = |of: fn(&ExitCounts) -> u64| {
+        let mut sorted: Vec<u64> =
+            report.timelines.iter().filter_map(|timeline| timeline.exits.as_ref().map(of)).collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    };
+    let left = match (exits(|exits| exits.system_calls), exits(|exits| exits.page_faults)) {
+        (Some(calls), Some(faults)) => {
+            format!("\nthe guest was left for {calls} system calls and {faults} page faults")
+        }
+        _ => String::new(),
+    };
     format!(
-        "{} restores by {}, {}, {}; medians\n{}\n{}\n{}\n{} minor and {} major faults, {} KiB read, {} mappings{ready}",
+        "{} restores by {}, {}, {}; medians\n{}\n{}\n{}\n{} minor and {} major faults, {} KiB read, {} mappings{ready}{left}",
         report.timelines.len(),
         report.strategy,
         if report.spare {
