@@ -19,6 +19,9 @@ const PACKAGES: [&str; 5] =
 /// The one package that the index has as source only comes as a layer, to the function of its name.
 const LAYER: &str = "pyaes";
 
+/// One thread each: a function of this size has one processor, and threads that wait for each other for it make system calls of it.
+const THREADS: [(&str, &str); 2] = [("OPENBLAS_NUM_THREADS", "1"), ("OMP_NUM_THREADS", "1")];
+
 /// What is read of a function's `benchmark.json`.
 #[derive(Deserialize)]
 struct Described {
@@ -52,7 +55,10 @@ pub(crate) fn run(home: Option<&Path>) -> Result<()> {
         let text = fs::read_to_string(folder.join("benchmark.json")).context("reading benchmark.json")?;
         let Described { memory } = serde_json::from_str(&text).context("reading benchmark.json")?;
         let mut create = faasnap(&["function", "create", &name, "--runtime", RUNTIME, "--replace"]);
-        create.args(["--handler", "app.handler", "--timeout", "60", "--env", "OPENBLAS_NUM_THREADS=1"]);
+        create.args(["--handler", "app.handler", "--timeout", "60"]);
+        for (variable, value) in THREADS {
+            create.args(["--env", &format!("{variable}={value}")]);
+        }
         create.args(["--memory", &memory.to_string()]).arg("--code").arg(&folder);
         if name == LAYER {
             create.arg("--layer").arg(&layer);
@@ -71,7 +77,7 @@ fn interpreter(runtime: &Path, layer: &Path) -> Command {
     let packages = runtime.join("usr/local/lib/python3.11/dist-packages");
     let path = format!("{}:{}", packages.display(), layer.join("python").display());
     command.env("PYTHONHOME", runtime.join("usr")).env("PYTHONPATH", path);
-    command.envs([("PYTHONDONTWRITEBYTECODE", "1"), ("OPENBLAS_NUM_THREADS", "1")]);
+    command.env("PYTHONDONTWRITEBYTECODE", "1").envs(THREADS);
     command.stdin(Stdio::null());
     command
 }
