@@ -291,6 +291,41 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_is_read_as_a_whole_is_in_when_that_is_done_too() {
+        let blocks: Vec<Block> = (2..6).map(Block).collect();
+        let late = Late { blocks: &blocks, first: &blocks };
+        let mut schedule = Schedule::new(&RestorePlan::default(), &Placement::default(), &[], late);
+        // Of two in the first piece both are waited for.
+        schedule.read_whole([Block(5), Block(0), Block(3), Block(1)].into_iter());
+        assert_eq!(schedule.huge, [(1, 0), (3, 0), (2, 2), (0, 4)]);
+        let arrivals = Arc::new(Arrivals::new(blocks));
+        let progress = Progress::new(schedule, arrivals.clone());
+        for unit in 0..5 {
+            progress.done(Half::Map, unit);
+        }
+        assert_eq!(arrivals.coming(), [Block(3), Block(5)]);
+        assert_eq!(progress.take_huge(), Some((1, 0)));
+        let waiting = {
+            let arrivals = arrivals.clone();
+            std::thread::spawn(move || arrivals.wait([Block(5)]))
+        };
+        while arrivals.wanted().is_empty() {
+            std::thread::yield_now();
+        }
+        assert_eq!(progress.take_huge(), Some((0, 4)), "what is waited for");
+        progress.done_huge(4);
+        assert_eq!(waiting.join().unwrap(), Ok(true));
+        assert_eq!([progress.take_huge(), progress.take_huge()], [Some((3, 0)), Some((2, 2))]);
+        assert_eq!(progress.take_huge(), None);
+        progress.done_huge(0);
+        assert!(!progress.state.lock().stages[0].is_done());
+        progress.done_huge(0);
+        assert!(progress.wait_until_in(0) && progress.complete_at_ns().is_none());
+        progress.done_huge(2);
+        assert!(arrivals.is_complete() && progress.complete_at_ns().is_some());
+    }
+
+    #[test]
     fn what_is_waited_for_is_taken_next() {
         let (progress, arrivals) = progress();
         let waiting = {
