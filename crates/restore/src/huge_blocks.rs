@@ -20,8 +20,8 @@ use crate::layout::{Access, Backing, GuestLayout};
 use crate::loader::LoaderJob;
 use crate::loading_set::{CHUNK, LoadingSet, Piece};
 
-/// How many threads read: enough for the disk to be busy while one of them waits for memory or compares a checksum.
-pub(crate) const READERS: usize = 4;
+/// How many threads read: enough for the disk to be busy while some of them wait for a processor, clear memory or compare checksums.
+pub(crate) const READERS: usize = 8;
 /// Bytes that are compared with their checksum at once: they stay in the processor's first cache.
 const COMPARED_AT_ONCE: usize = 16 << 10;
 
