@@ -4,6 +4,9 @@
 mod function_home;
 
 use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, UdpSocket};
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -57,7 +60,7 @@ fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the
                     try: open('/var/task/a', 'w'); written = True\n    \
                     except OSError: written = False\n    \
                     return [said.stdout.decode().split()[0], os.getuid(), os.uname().sysname, written, time.time(), \
-                            os.urandom(8).hex(), str(uuid.uuid4()), random.SystemRandom().random()]\n";
+                            os.listdir('/sys/class/net'), os.urandom(8).hex(), str(uuid.uuid4()), random.SystemRandom().random()]\n";
     home.python("forks", code, LIMITS);
     let answers = three_ways(&home, "forks", "{}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
@@ -66,8 +69,10 @@ fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the
         assert_eq!(fixed, ["child", "993", "Linux", "false"].map(expected).each_ref(), "{answer}");
         let time = answer[4].as_f64().unwrap();
         assert!(time <= now && now - time < 600.0, "{time} at {now}");
+        // Nobody has asked for a network.
+        assert_eq!(answer[5], serde_json::json!(["lo"]));
     }
-    for at in 5..8 {
+    for at in 6..9 {
         let different: HashSet<_> = answers.iter().map(|answer| answer[at].to_string()).collect();
         assert_eq!(different.len(), 3, "{at}: {answers:?}");
     }
@@ -103,6 +108,82 @@ fn on_hardware_tmp_is_a_disk_of_each_instances_own() {
     let staging = home.0.path().join("home/staging");
     let left: Vec<_> = std::fs::read_dir(staging).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// An address of this host; guests reach it by permission only, and `OTHER` not at all.
+const SERVER: &str = "198.51.100.7";
+const OTHER: &str = "198.51.100.9";
+
+/// Answers what two clients say when both are there, each with the other's words; and each datagram with itself.
+fn serve_two() -> u16 {
+    for address in [SERVER, OTHER] {
+        let line = ["ip", "addr", "add", &format!("{address}/32"), "dev", "lo"];
+        assert!(Command::new("busybox").args(line).status().unwrap().success());
+    }
+    let listener = TcpListener::bind((SERVER, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let datagrams = UdpSocket::bind((SERVER, port)).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 100];
+        while let Ok((count, from)) = datagrams.recv_from(&mut buffer) {
+            datagrams.send_to(&buffer[..count], from).unwrap();
+        }
+    });
+    std::thread::spawn(move || {
+        let both = [(); 2].map(|()| {
+            let mut stream = BufReader::new(listener.accept().unwrap().0);
+            let mut said = String::new();
+            stream.read_line(&mut said).unwrap();
+            (stream.into_inner(), said)
+        });
+        let [(mut first, to_second), (mut second, to_first)] = both;
+        first.write_all(to_first.as_bytes()).unwrap();
+        second.write_all(to_second.as_bytes()).unwrap();
+    });
+    port
+}
+
+#[test]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
+fn on_hardware_clones_with_one_address_reach_what_is_allowed_at_once() {
+    let home = home();
+    let port = serve_two();
+    let code = "import os, socket\n\
+                def tried(address):\n    \
+                    try: return socket.create_connection(address, 60)\n    \
+                    except OSError as error: return type(error).__name__\n\
+                def handler(event, context):\n    \
+                    port, word = event\n    \
+                    asks = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n    \
+                    asks.settimeout(60)\n    \
+                    asks.sendto(word.encode(), ('SERVER', port))\n    \
+                    echoed = asks.recv(100).decode()\n    \
+                    stream = tried(('SERVER', port))\n    \
+                    if isinstance(stream, str): return stream\n    \
+                    stream.sendall((word + '\\n').encode())\n    \
+                    heard = stream.makefile().readline().strip()\n    \
+                    names = open('/etc/resolv.conf').read().split()[:2]\n    \
+                    return [sorted(os.listdir('/sys/class/net')), stream.getsockname()[0], echoed, heard, names,\
+                            tried(('OTHER', port)), tried(('169.254.169.254', 80))]\n";
+    let code = code.replace("SERVER", SERVER).replace("OTHER", OTHER);
+    home.python("reaches", &code, &[LIMITS, &["--network"]].concat());
+    home.run(&["snapshot", "create", "reaches"]).good();
+    let answers: Vec<Value> = std::thread::scope(|scope| {
+        let invoke = |word| {
+            let payload = format!("[{port},\"{word}\"]");
+            let line =
+                ["invoke", "reaches", "--from", "snapshot", "--allow-network", SERVER, "--payload", &payload];
+            serde_json::from_str(&home.run(&line).good()).unwrap()
+        };
+        let both = ["one", "two"].map(|word| scope.spawn(move || invoke(word)));
+        both.into_iter().map(|answer| answer.join().unwrap()).collect()
+    });
+    for (answer, (own, other)) in answers.iter().zip([("one", "two"), ("two", "one")]) {
+        let refused = "ConnectionRefusedError";
+        let names = ["nameserver", "169.254.78.1"];
+        let expected = (["eth0", "lo"], "169.254.78.10", own, other, names, refused, refused);
+        assert_eq!(*answer, serde_json::to_value(expected).unwrap(), "{answers:?}");
+    }
 }
 
 /// A value as the function gives it: a number or truth value where it is one.

@@ -6,6 +6,7 @@
 
 mod freezer;
 mod host;
+mod network;
 mod relay;
 mod sockets;
 mod system;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use guest_init::wire::Start;
 
-use crate::Failure;
+use crate::{Failure, network};
 
 mod libc {
     use super::{c_char, c_int, c_ulong, c_void};
@@ -34,8 +34,6 @@ mod libc {
         pub fn sethostname(name: *const c_char, length: usize) -> c_int;
         pub fn clock_settime(clock: c_int, time: *const Timespec) -> c_int;
         pub fn ioctl(descriptor: c_int, request: c_ulong, ...) -> c_int;
-        pub fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
-        pub fn close(descriptor: c_int) -> c_int;
         pub fn setrlimit(resource: c_int, limits: *const u64) -> c_int;
     }
 }
@@ -65,7 +63,7 @@ fn text(value: &str) -> Result<CString, Failure> {
     CString::new(value).map_err(|_| format!("{value:?} has a zero byte"))
 }
 
-fn check(what: &str, result: c_int) -> Result<(), Failure> {
+pub(crate) fn check(what: &str, result: c_int) -> Result<(), Failure> {
     if result == 0 { Ok(()) } else { Err(format!("{what}: {}", io::Error::last_os_error())) }
 }
 
@@ -162,9 +160,17 @@ pub(crate) fn set_up(start: &Start) -> Result<(), Failure> {
     // SAFETY: the pointer and the length are of one live buffer.
     let result = unsafe { libc::sethostname(start.hostname.as_ptr().cast(), start.hostname.len()) };
     check("setting the host name", result)?;
-    raise_loopback()?;
+    network::raise_loopback()?;
+    if let Some(network) = start.network {
+        network::set_up(network)?;
+    }
     if mount_disks(&start.mounts)? {
         enter_root()?;
+    }
+    if !start.resolver.is_empty() {
+        create("/etc")?;
+        fs::write("/etc/resolv.conf", &start.resolver)
+            .map_err(|error| format!("writing /etc/resolv.conf: {error}"))?;
     }
     mount_tmp(start)?;
     create("/dev/shm")?;
@@ -241,28 +247,6 @@ fn limit_descriptors(limit: u64) -> Result<(), Failure> {
     let limits = [limit; 2];
     // SAFETY: a live pair of limits, the soft one and the hard one.
     check("limiting descriptors", unsafe { libc::setrlimit(RLIMIT_NOFILE, limits.as_ptr()) })
-}
-
-fn raise_loopback() -> Result<(), Failure> {
-    const AF_INET: c_int = 2;
-    const SOCK_DGRAM: c_int = 2;
-    const SIOCSIFFLAGS: c_ulong = 0x8914;
-    const IFF_UP: u8 = 1;
-    // struct ifreq: a name of 16 bytes, then the flags.
-    let mut request = [0_u8; 40];
-    request[..2].copy_from_slice(b"lo");
-    request[16] = IFF_UP;
-    // SAFETY: no pointers.
-    let socket = unsafe { libc::socket(AF_INET, SOCK_DGRAM, 0) };
-    if socket < 0 {
-        return Err(format!("opening a socket: {}", io::Error::last_os_error()));
-    }
-    // SAFETY: the buffer is as long as the structure that the request reads.
-    let result = unsafe { libc::ioctl(socket, SIOCSIFFLAGS, request.as_ptr()) };
-    let done = check("raising the loopback interface", result);
-    // SAFETY: nobody else has the descriptor.
-    unsafe { libc::close(socket) };
-    done
 }
 
 /// Writes out what is not yet on the scratch disk.

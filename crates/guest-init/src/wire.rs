@@ -131,6 +131,10 @@ pub struct Start {
     pub environment: Vec<Vec<u8>>,
     /// Where the second disk and those that follow are mounted, read-only; the first one is the root.
     pub mounts: Vec<Vec<u8>>,
+    /// What its network card is set up with; without it there is only the loopback interface.
+    pub network: Option<Network>,
+    /// What is in /etc/resolv.conf; nothing: what the root file system has there.
+    pub resolver: Vec<u8>,
     /// Whether the last disk, behind those, is the guest's own and is mounted at /tmp. Otherwise /tmp is memory.
     pub tmp_disk: bool,
     /// Bytes that the program and its descendants may use together; 0: all that there are.
@@ -145,6 +149,33 @@ pub struct Start {
     pub served_port: u16,
 }
 
+/// How a guest reaches others: IPv4.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Network {
+    /// Its address.
+    pub address: [u8; 4],
+    /// How many bits of it are the network's.
+    pub prefix: u8,
+    /// Where everything goes that is not in the network.
+    pub gateway: [u8; 4],
+}
+
+impl Network {
+    fn encode(network: Option<Self>) -> Vec<u8> {
+        let body =
+            network.map(|Self { address, prefix, gateway }| [&address[..], &[prefix], &gateway].concat());
+        [&[u8::from(body.is_some())][..], &body.unwrap_or_default()].concat()
+    }
+
+    fn decode(left: &mut &[u8]) -> Option<Option<Self>> {
+        if !flag(*take(left)?)? {
+            return Some(None);
+        }
+        let (address, [prefix], gateway) = (*take(left)?, *take(left)?, *take(left)?);
+        (prefix <= 32).then_some(Some(Self { address, prefix, gateway }))
+    }
+}
+
 impl Start {
     /// As the body of a message.
     pub fn encode(&self) -> Vec<u8> {
@@ -152,7 +183,7 @@ impl Start {
         bytes.extend_from_slice(&self.time.to_le_bytes());
         bytes.extend_from_slice(&self.user.to_le_bytes());
         bytes.extend_from_slice(&self.group.to_le_bytes());
-        for field in [&self.entropy, &self.hostname, &self.directory] {
+        for field in [&self.entropy, &self.hostname, &self.directory, &self.resolver] {
             put(&mut bytes, field);
         }
         for limit in self.limits() {
@@ -160,6 +191,7 @@ impl Start {
         }
         bytes.extend_from_slice(&self.served_port.to_le_bytes());
         bytes.push(self.tmp_disk.into());
+        bytes.extend(Network::encode(self.network));
         for list in [&self.arguments, &self.environment, &self.mounts] {
             bytes.extend_from_slice(&(list.len() as u32).to_le_bytes());
             for field in list {
@@ -184,12 +216,14 @@ impl Start {
             entropy: field(&mut left)?,
             hostname: field(&mut left)?,
             directory: field(&mut left)?,
+            resolver: field(&mut left)?,
             memory_limit: u64::from_le_bytes(*take(&mut left)?),
             tmp_limit: u64::from_le_bytes(*take(&mut left)?),
             task_limit: u64::from_le_bytes(*take(&mut left)?),
             descriptor_limit: u64::from_le_bytes(*take(&mut left)?),
             served_port: u16::from_le_bytes(*take(&mut left)?),
             tmp_disk: flag(*take(&mut left)?)?,
+            network: Network::decode(&mut left)?,
             arguments: list(&mut left)?,
             environment: list(&mut left)?,
             mounts: list(&mut left)?,
@@ -301,6 +335,8 @@ mod tests {
             environment: vec![b"A=b".to_vec()],
             mounts: vec![b"/m".to_vec()],
             tmp_disk: true,
+            network: Some(Network { address: [10, 0, 0, 2], prefix: 24, gateway: [10, 0, 0, 1] }),
+            resolver: b"nameserver 10.0.0.1\n".to_vec(),
             memory_limit: 8,
             tmp_limit: 9,
             task_limit: 10,

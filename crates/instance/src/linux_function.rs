@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use guest_init::wire::{self, Ended, Kind, Start};
 use initramfs::Module;
 use linux_guest::{
-    Beginning, Disk, Hardware, KernelImage, Line, PausedVm, ReadyGuest, RunningGuest, SavedVm, Scratch,
+    Beginning, Card, Disk, Hardware, KernelImage, Line, PausedVm, ReadyGuest, RunningGuest, SavedVm, Scratch,
     Session, initial_files, memory_ranges,
 };
 use machine::{Kvm, SystemVm};
@@ -46,6 +47,8 @@ pub(crate) struct LinuxConfig {
     pub disks: Vec<File>,
     /// An empty file for its own disk, its /tmp.
     pub scratch: File,
+    /// The control socket of the relay that carries its connections out, when it may have any.
+    pub relay: Option<OwnedFd>,
     /// What its first program is told.
     pub start: Start,
     pub runtime: Config,
@@ -64,7 +67,21 @@ impl LinuxConfig {
         let disks = disks.collect::<io::Result<_>>();
         let disks =
             disks.map_err(linux_guest::LinuxGuestError::Disk).map_err(linux_guest::GuestError::from)?;
-        Ok(Hardware { memory_mib: self.memory_mib(), processors: 1, disks, console: None })
+        Ok(Hardware {
+            memory_mib: self.memory_mib(),
+            processors: 1,
+            disks,
+            card: self.card()?,
+            console: None,
+        })
+    }
+
+    /// Its network card, with a network behind it, if it may have one.
+    fn card(&self) -> Result<Option<Card>, InstanceError> {
+        let Some(relay) = &self.relay else { return Ok(None) };
+        let link = relay.try_clone().and_then(|relay| guest_network::start(outbound::Client::new(relay)));
+        let link = link.map_err(InstanceError::Relay)?;
+        Ok(Some(Card { link, address: guest_network::GUEST_MAC }))
     }
 
     /// Its own disk, with an empty file system on it.
@@ -132,7 +149,7 @@ impl ReadyLinux {
         let bridge = RuntimeBridge::new(Box::new(line.clone()), runtime, events_to(&listeners.runtime));
         bridge.set_credentials(config.credentials.clone());
         let kernel = KernelImage::new(files.image).map_err(linux_guest::GuestError::from)?;
-        let initial = initial_files(&files.modules)?;
+        let initial = initial_files(&files.modules, config.relay.is_some())?;
         let guest = ready.boot(&kernel, &initial, &files.command_line)?;
         let beginning = Beginning::Start(config.start.clone());
         LinuxFunction::begin(guest, line, beginning, bridge, listeners, (guard, timeline, scratch))

@@ -51,6 +51,9 @@ pub enum LinuxGuestError {
     /// A disk can't be opened or has no usable size.
     #[error("the disk can't be used")]
     Disk(#[source] std::io::Error),
+    /// A network card can't be watched.
+    #[error("the network card can't be used")]
+    Card(#[source] std::io::Error),
     /// A thread can't be started, or an event queue can't be made.
     #[error("starting a thread of the virtual machine failed")]
     Thread(#[source] std::io::Error),

@@ -16,7 +16,7 @@ use thiserror::Error;
 use crate::error::LinuxGuestError;
 use crate::kernel::KernelImage;
 use crate::monitor::{Config, End, MicroVm, ReadyVm, SavedVm};
-use crate::virtio::{Disk, HostSide, stream};
+use crate::virtio::{Card, Disk, HostSide, stream};
 
 /// Bytes of the kernel's messages that are kept.
 const KEPT: usize = 16 << 10;
@@ -55,8 +55,10 @@ pub struct Hardware {
     pub memory_mib: u64,
     /// Processors.
     pub processors: u8,
-    /// The root file system, and disks that are mounted into it; the guest may only read them.
+    /// The root file system, disks that are mounted into it, and one of the guest's own.
     pub disks: Vec<Disk>,
+    /// A network card, for a guest that has a network.
+    pub card: Option<Card>,
     /// Where the kernel's messages go, as they come.
     pub console: Option<Box<dyn Write + Send>>,
 }
@@ -97,6 +99,7 @@ impl ReadyGuest {
             memory_mib: hardware.memory_mib,
             processors: hardware.processors,
             disks: hardware.disks,
+            card: hardware.card,
             host: HostSide { accept, dialled },
             console: Box::new(Console { kept: messages.clone(), shown: hardware.console }),
         };

@@ -10,19 +10,25 @@ pub const MODULES: [&str; 6] =
     ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_rng", "erofs", "overlay"];
 
 /// Those that make it better where the kernel has them: without its balloon a guest keeps memory that it has no use for.
-pub const OPTIONAL_MODULES: [&str; 1] = ["virtio_balloon"];
+/// Without the network card it can have no network.
+pub const OPTIONAL_MODULES: [&str; 2] = ["virtio_balloon", "virtio_net"];
 
-/// The archive that a kernel unpacks before it starts its first program. `modules` are loaded in this order.
+/// Those that only a guest with a network loads: the card, and what that depends on.
+const NETWORK_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];
+
+/// The archive that a kernel unpacks before it starts its first program. `modules` are loaded in this order; those of the network
+/// card only with a `network`.
 ///
 /// # Errors
 /// [`ArchiveError`] when a module is too large.
-pub fn initial_files(modules: &[Module]) -> Result<Vec<u8>, ArchiveError> {
+pub fn initial_files(modules: &[Module], network: bool) -> Result<Vec<u8>, ArchiveError> {
     let mut archive = Archive::new();
     archive.directory("dev")?;
     // What the first program says before it has mounted anything.
     archive.character_device("dev/console", 5, 1)?;
     archive.directory("modules")?;
-    for (number, module) in modules.iter().enumerate() {
+    let wanted = |module: &&Module| network || !NETWORK_MODULES.contains(&module.name.as_str());
+    for (number, module) in modules.iter().filter(wanted).enumerate() {
         archive.file(&format!("modules/{number:02}-{}.ko", module.name), 0o400, &module.content)?;
     }
     archive.file("init", 0o755, INIT)?;
@@ -38,8 +44,11 @@ mod tests {
         let program = goblin::elf::Elf::parse(INIT).unwrap();
         assert_eq!((program.interpreter, program.libraries.len()), (None, 0));
         let module = Module { name: "virtio".to_owned(), content: vec![1; 100] };
-        let archive = initial_files(std::slice::from_ref(&module)).unwrap();
-        assert_eq!(archive, initial_files(&[module]).unwrap());
+        let archive = initial_files(std::slice::from_ref(&module), false).unwrap();
+        let card = Module { name: "virtio_net".to_owned(), content: vec![2; 100] };
+        let both = [module, card];
+        assert_eq!(archive, initial_files(&both, false).unwrap());
+        assert_ne!(archive, initial_files(&both, true).unwrap());
         assert!(archive.windows(19).any(|window| window == b"modules/00-virtio.k"));
     }
 }

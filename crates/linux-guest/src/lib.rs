@@ -1,7 +1,7 @@
 //! An unmodified Linux in a microVM.
 //!
 //! [`ReadyGuest`] boots a kernel with an initial file system on processors of a [`machine::FurnishedVm`] and serves the few devices
-//! that it finds through ACPI: virtio block, vsock, entropy and balloon devices, a serial port for its messages, a keyboard controller
+//! that it finds through ACPI: virtio block, vsock, entropy, balloon and network devices, a serial port for its messages, a keyboard controller
 //! that only resets. The whole state can be saved and taken over by another virtual machine; memory is brought back by
 //! whoever restores.
 //!
@@ -32,4 +32,4 @@ pub use program::{Program, ProgramEnd, Streams};
 pub use session::{Beginning, Hear, Line, Session, WhenEnded};
 #[cfg(feature = "fuzzing")]
 pub use virtio::hostile;
-pub use virtio::{Disk, Scratch};
+pub use virtio::{Card, Disk, Scratch};

@@ -21,7 +21,7 @@ use crate::devices::{Console, Devices, DevicesState};
 use crate::error::LinuxGuestError;
 use crate::kernel::{self, Boot, KernelImage};
 use crate::layout;
-use crate::virtio::{Balloon, Block, Device, Disk, Entropy, HostSide, Vsock};
+use crate::virtio::{Balloon, Block, Card, Device, Disk, Entropy, HostSide, Network, Vsock};
 
 const MIB: u64 = 1 << 20;
 /// AWS Lambda's largest function, and what a snapshot's page numbers hold many times over.
@@ -48,6 +48,8 @@ pub struct Config {
     pub processors: u8,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
+    /// A network card, if it has one.
+    pub card: Option<Card>,
     /// Who is at the other end of the guest's connections.
     pub host: HostSide,
     /// Where the kernel's messages go.
@@ -214,15 +216,7 @@ impl ReadyVm {
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(thread_error)?;
         epoll::add(&*events, &wake, EventData::new_u64(0), EventFlags::IN).map_err(thread_error)?;
         let wake = Arc::new(wake);
-        let mut virtio: Vec<Box<dyn Device>> = Vec::new();
-        virtio.push(Box::new(Vsock::new(config.host, events.clone())));
-        virtio.push(Box::new(Entropy));
-        let of_guest = memory.clone();
-        let give_back = Box::new(move |range| give_back(&of_guest, range));
-        virtio.push(Box::new(Balloon::new(LEAST_GIVEN_BACK, give_back)));
-        for disk in config.disks {
-            virtio.push(Box::new(Block::new(disk, wake.clone()).map_err(LinuxGuestError::Disk)?));
-        }
+        let virtio = virtio_devices(config.host, config.disks, config.card, &memory, (&events, &wake))?;
         let mut processors = Vec::new();
         for id in 0..config.processors {
             processors.push(vm.create_vcpu(id, config.processors)?);
@@ -254,6 +248,31 @@ impl ReadyVm {
         machine.spawn(processors, events)?;
         Ok(machine)
     }
+}
+
+/// All virtio devices, in the order in which the guest finds them. `events` tells whoever waits that one has something to do, as does
+/// `wake`.
+fn virtio_devices(
+    host: HostSide,
+    disks: Vec<Disk>,
+    card: Option<Card>,
+    memory: &Arc<GuestMemory>,
+    (events, wake): (&Arc<OwnedFd>, &Arc<OwnedFd>),
+) -> Result<Vec<Box<dyn Device>>, LinuxGuestError> {
+    let memory = memory.clone();
+    let give_back = Box::new(move |range| give_back(&memory, range));
+    let mut devices: Vec<Box<dyn Device>> = vec![
+        Box::new(Vsock::new(host, events.clone())),
+        Box::new(Entropy),
+        Box::new(Balloon::new(LEAST_GIVEN_BACK, give_back)),
+    ];
+    for disk in disks {
+        devices.push(Box::new(Block::new(disk, wake.clone()).map_err(LinuxGuestError::Disk)?));
+    }
+    if let Some(card) = card {
+        devices.push(Box::new(Network::new(card, events).map_err(LinuxGuestError::Card)?));
+    }
+    Ok(devices)
 }
 
 /// Takes away memory that the guest has no use for. What is there instead is zero, also where a restore had mapped a file.

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use lambda_api::{LambdaError, TagRequest, parse, validation};
-use registry::Version;
 use serde_json::json;
-use store::{Guest, NETWORK_NONE, NETWORK_OUTBOUND, NETWORK_TAG};
+use store::{NETWORK_NONE, NETWORK_OUTBOUND, NETWORK_TAG};
 
 use crate::answer::{Answer, Failed};
 use crate::node::Node;
@@ -82,15 +81,6 @@ impl Node {
         all.extend(tags.clone());
         if all.len() > MOST {
             return Err(too_many());
-        }
-        if tags.get(NETWORK_TAG).is_some_and(|value| value == NETWORK_OUTBOUND) {
-            let function = registry.function(&target.name, Version::Latest).map_err(failed)?;
-            if matches!(function.config.guest, Guest::Linux { .. }) {
-                return Err(LambdaError::invalid(format!(
-                    "A function in a linux guest has no network on this node: leave out the tag {NETWORK_TAG}, or make the \
-                     function without --guest linux."
-                )));
-            }
         }
         registry.change_tags(&target.name, &tags, &[]).map_err(failed)?;
         self.network_may_have_changed(&target, tags.keys());

@@ -96,7 +96,7 @@ impl OpenFunction {
 
     /// The identity of everything that its snapshots depend on.
     pub fn revision(&self) -> Revision {
-        Revision::of(&self.function, &self.runtime.record)
+        Revision::of(&self.function, &self.runtime.record, self.network)
     }
 }
 

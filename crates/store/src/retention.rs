@@ -158,11 +158,12 @@ impl Store {
 
     fn kept(&self, function: &FunctionName) -> Result<Vec<(SnapshotId, Kept)>, StoreError> {
         let mut asked_for = HashMap::new();
+        let network = self.has_network(function)?;
         for version in self.registry().versions(function)? {
             if let Ok(runtime) = self.runtime(&version.config.runtime) {
                 let asked = version.settings.snap_start == SnapStart::PublishedVersions
                     && version.version != registry::Version::Latest;
-                asked_for.insert(Revision::of(&version, &runtime).short(), asked);
+                asked_for.insert(Revision::of(&version, &runtime, network).short(), asked);
             }
         }
         let all = self.snapshots(function)?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use file_tree::TreeDigest;
-use registry::{Function, FunctionName, SnapshotId};
+use registry::{Function, FunctionName, Guest, SnapshotId};
 
 use crate::error::StoreError;
 use crate::functions::OpenFunction;
@@ -46,8 +46,10 @@ pub struct SnapshotStaging {
 
 impl Revision {
     /// The version's number, which the function sees, its settings, code, layers and the runtime's very files: a snapshot
-    /// of another revision is of no use.
-    pub(crate) fn of(function: &Function, runtime: &Runtime) -> Self {
+    /// of another revision is of no use. The machine of a linux guest has a network card or has none, which its `network` decides;
+    /// a process guest's snapshot fits both.
+    pub(crate) fn of(function: &Function, runtime: &Runtime, network: bool) -> Self {
+        let has_card = network && matches!(function.config.guest, Guest::Linux { .. });
         let parts = (
             &function.name,
             function.version,
@@ -58,7 +60,8 @@ impl Revision {
             &runtime.environment,
         );
         // Encoding plain data as JSON can't fail; the fallback would only make the revision unlike any other.
-        Self(TreeDigest::of_bytes(&serde_json::to_vec(&parts).unwrap_or_default()))
+        let bytes = if has_card { serde_json::to_vec(&(parts, "card")) } else { serde_json::to_vec(&parts) };
+        Self(TreeDigest::of_bytes(&bytes.unwrap_or_default()))
     }
 
     /// The digits that identifiers of its snapshots start with.
@@ -171,9 +174,10 @@ impl Store {
     /// The revisions, shortened, that versions of a function have now. What can't be read has none.
     fn revisions(&self, name: &FunctionName) -> Result<HashSet<String>, StoreError> {
         let mut revisions = HashSet::new();
+        let network = self.has_network(name)?;
         for function in self.registry().versions(name)? {
             if let Ok(runtime) = self.runtime(&function.config.runtime) {
-                revisions.insert(Revision::of(&function, &runtime).short());
+                revisions.insert(Revision::of(&function, &runtime, network).short());
             }
         }
         Ok(revisions)

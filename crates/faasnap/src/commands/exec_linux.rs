@@ -43,10 +43,11 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
             memory_mib: u64::from(arguments.memory),
             processors: 1,
             disks: vec![disk(store, root)?],
+            card: None,
             console,
         },
         kernel: KernelImage::new(kernel.image)?,
-        initial_files: initial_files(&modules)?,
+        initial_files: initial_files(&modules, false)?,
         command_line: kernel.record.command_line,
         start: Start {
             hostname: rustix::system::uname().nodename().to_bytes().to_vec(),

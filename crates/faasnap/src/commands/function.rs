@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use registry::Status;
 use store::{
     CodeSource, Function, FunctionConfig, FunctionName, Guest, KernelName, NETWORK_OUTBOUND, NETWORK_TAG,
@@ -29,9 +29,6 @@ pub(super) fn run(store: &Store, command: FunctionCommand) -> Result<Outcome> {
 }
 
 fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
-    if arguments.network && arguments.guest == GuestKind::Linux {
-        bail!("a function in a linux guest has no network: leave out --network, or --guest linux");
-    }
     let output = arguments.output;
     let new = NewFunction {
         name: arguments.name,

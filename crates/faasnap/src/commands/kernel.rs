@@ -96,7 +96,7 @@ fn modules_of(folder: &Path) -> Result<Vec<KernelModule>> {
     let modules = match initramfs::load_order(folder, &all) {
         Err(ModuleError::Missing { name, .. }) if OPTIONAL_MODULES.contains(&name.as_str()) => {
             note(&format!(
-                "the kernel has no module {name}: its guests keep memory that they have no use for"
+                "the kernel has no module {name}: its guests have no network, and keep memory that they have no use for"
             ));
             initramfs::load_order(folder, &wanted)?
         }

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use guest_init::wire::Start;
+use guest_init::wire::{Network, Start};
 use initramfs::Module;
 use process_kernel::fs::{MountEntry, MountSource, MountTable};
 use process_kernel::task::Identity;
@@ -41,13 +41,7 @@ pub(super) fn read(
     configuration: &Configuration,
     descriptors: &mut Descriptors,
 ) -> Result<Configured, String> {
-    let Configuration { limits, network, runtime, inherited, .. } = configuration;
-    if *network != NetworkPolicy::Loopback && configuration.guest == GuestKind::Linux {
-        return Err(
-            "a function in a linux guest has no network: create it without --network, or for another guest"
-                .to_owned(),
-        );
-    }
+    let Configuration { limits, runtime, inherited, .. } = configuration;
     if !inherited.is_empty() {
         return Err("this worker hands no descriptors on".to_owned());
     }
@@ -86,12 +80,7 @@ fn process(
     descriptors: &mut Descriptors,
 ) -> Result<FunctionConfig, String> {
     let mut directories: Vec<OwnedFd> = Vec::new();
-    let relay = match &configuration.network {
-        NetworkPolicy::Loopback => None,
-        NetworkPolicy::Outbound { relay } => {
-            Some(descriptors.take(*relay).map_err(|error| error.to_string())?)
-        }
-    };
+    let relay = relay(configuration, descriptors)?;
     let mut pass = |descriptor: Descriptor| -> Result<MountSource, String> {
         let path = directory_name(directories.len());
         directories.push(descriptors.take(descriptor).map_err(|error| error.to_string())?);
@@ -124,6 +113,16 @@ fn process(
     })
 }
 
+/// The way to the relay of outbound connections, for a function that may have any.
+fn relay(configuration: &Configuration, descriptors: &mut Descriptors) -> Result<Option<OwnedFd>, String> {
+    match &configuration.network {
+        NetworkPolicy::Loopback => Ok(None),
+        NetworkPolicy::Outbound { relay } => {
+            descriptors.take(*relay).map(Some).map_err(|error| error.to_string())
+        }
+    }
+}
+
 /// As whom a function runs, and where it believes to be.
 fn identity() -> Identity {
     Identity { hostname: "localhost".to_owned(), ..Identity::default() }
@@ -142,14 +141,21 @@ fn linux(
     }
     let scratch = scratch.ok_or("a linux guest needs a file for its own disk")?;
     let scratch = descriptors.take(scratch).map_err(|error| error.to_string())?;
+    let relay = relay(configuration, descriptors)?;
     let images = std::iter::once(*root).chain(mounts.iter().map(|mount| mount.source));
     let disks =
         images.map(|image| descriptors.take(image).map(File::from).map_err(|error| error.to_string()));
+    let network = relay.as_ref().map(|_| Network {
+        address: guest_network::GUEST.octets(),
+        prefix: guest_network::PREFIX,
+        gateway: guest_network::GATEWAY.octets(),
+    });
     let identity = identity();
     let arguments = configuration.arguments.iter().skip(1);
     Ok(LinuxConfig {
         disks: disks.collect::<Result<_, _>>()?,
         scratch: scratch.into(),
+        relay,
         start: Start {
             hostname: identity.hostname.into_bytes(),
             user: identity.uid,
@@ -166,6 +172,8 @@ fn linux(
                 .collect(),
             mounts: mounts.iter().map(|mount| mount.target.to_vec()).collect(),
             tmp_disk: true,
+            network,
+            resolver: outbound::resolver_configuration().into_bytes(),
             memory_limit: limits.memory,
             tmp_limit: limits.tmp,
             task_limit: limits.tasks.into(),

@@ -3,7 +3,7 @@
 //! Nothing here opens a socket, runs a program, changes a mount, a namespace, a user or another process. Files are reached by
 //! descriptors that the node handed over; `openat` is there for the process's own folder of /proc.
 
-use super::Role::{self, Guest, Loader, Microvm, Running, StartUp};
+use super::Role::{self, Guest, Loader, Microvm, Network, Running, StartUp};
 
 /// One argument's condition.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Group {
     pub calls: &'static [Call],
 }
 
-const ALL: &[Role] = &[StartUp, Running, Guest, Microvm, Loader];
+const ALL: &[Role] = &[StartUp, Running, Guest, Microvm, Loader, Network];
 const NOT_LOADER: &[Role] = &[StartUp, Running, Guest];
 const PROCESS: &[Role] = &[StartUp, Running];
 
@@ -208,7 +208,7 @@ pub(super) const GROUPS: &[Group] = &[
     },
     Group {
         reason: "the C library asks for the number of processors when a thread first allocates; the root is empty",
-        roles: &[Loader],
+        roles: &[Loader, Network],
         calls: &[Call(libc::SYS_openat, &[&[Condition::Is(0, HERE)]])],
     },
     Group {
@@ -252,6 +252,11 @@ pub(super) const GROUPS: &[Group] = &[
         reason: "who else records or reads a snapshot: locks on files that are open",
         roles: ALL,
         calls: &[any(libc::SYS_flock)],
+    },
+    Group {
+        reason: "a linux guest's connections: asking the relay for them, ending one of their directions",
+        roles: &[Network],
+        calls: &[any(libc::SYS_sendmsg), any(libc::SYS_recvmsg), any(libc::SYS_shutdown)],
     },
     Group {
         reason: "the node: messages out of every thread, messages in",

@@ -31,9 +31,12 @@ pub enum Role {
     Microvm,
     /// A thread that brings memory in.
     Loader,
+    /// A thread that is the other end of a linux guest's network card.
+    Network,
 }
 
-const ROLES: [Role; 5] = [Role::StartUp, Role::Running, Role::Guest, Role::Microvm, Role::Loader];
+const ROLES: [Role; 6] =
+    [Role::StartUp, Role::Running, Role::Guest, Role::Microvm, Role::Loader, Role::Network];
 
 /// Compiled once, off a request's path.
 struct Programs {
@@ -53,6 +56,7 @@ impl Role {
             Self::Guest => "guest",
             Self::Microvm => "microvm",
             Self::Loader => "loader",
+            Self::Network => "network",
         }
     }
 }

@@ -12,9 +12,12 @@ use machine::Interrupt;
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange};
 use rustix::event::{EventfdFlags, epoll, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Balloon, Block, Device, Disk, Entropy, HostSide, MmioDevice, Scratch, Vsock, stream};
+use super::{
+    Balloon, Block, Card, Device, Disk, Entropy, HostSide, MmioDevice, Network, Scratch, Vsock, stream,
+};
 
 /// Pages of guest memory: enough for the rings of three queues and some buffers, few enough to be hit.
 const PAGES: u64 = 16;
@@ -34,14 +37,21 @@ pub enum Kind {
     Vsock,
     /// Free memory.
     Balloon,
+    /// Frames.
+    Network,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Block, Self::ReadOnlyBlock, Self::Entropy, Self::Vsock, Self::Balloon];
+    pub const ALL: [Self; 6] =
+        [Self::Block, Self::ReadOnlyBlock, Self::Entropy, Self::Vsock, Self::Balloon, Self::Network];
 
     pub(super) fn queues(self) -> u32 {
-        if matches!(self, Self::Vsock | Self::Balloon) { 3 } else { 1 }
+        match self {
+            Self::Vsock | Self::Balloon => 3,
+            Self::Network => 2,
+            Self::Block | Self::ReadOnlyBlock | Self::Entropy => 1,
+        }
     }
 }
 
@@ -86,6 +96,13 @@ fn made(
             });
             let events = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC)?);
             Box::new(Vsock::new(HostSide { accept, dialled }, events))
+        }
+        Kind::Network => {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            let (link, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+            sender.send(other.into())?;
+            let events = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            Box::new(Network::new(Card { link, address: [2; 6] }, &events)?)
         }
         Kind::Balloon => {
             let reservation = reservation.clone();

@@ -6,6 +6,7 @@ mod entropy;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod hostile;
 mod mmio;
+mod network;
 mod vsock;
 
 use std::io;
@@ -18,6 +19,8 @@ pub(crate) use block::Block;
 pub use block::{Disk, Scratch};
 pub(crate) use entropy::Entropy;
 pub(crate) use mmio::{MmioDevice, MmioState};
+pub use network::Card;
+pub(crate) use network::Network;
 pub(crate) use vsock::{HostSide, Vsock, stream};
 
 /// Guest memory as devices see it.

@@ -35,7 +35,7 @@ pub fn kernel() -> (KernelImage, Vec<u8>) {
     let image = KernelImage::new(fs::read(folder.join("image")).unwrap()).unwrap();
     let wanted = [&MODULES[..], &OPTIONAL_MODULES].concat();
     let modules = initramfs::load_order(&folder.join("modules"), &wanted).unwrap();
-    (image, initial_files(&modules).unwrap())
+    (image, initial_files(&modules, false).unwrap())
 }
 
 /// A disk with the root file system of a prepared runtime, made once.
@@ -57,7 +57,7 @@ pub fn hardware() -> Hardware {
 
 pub fn hardware_with(runtime: &str) -> Hardware {
     let console: Option<Box<dyn io::Write + Send>> = Some(Box::new(io::stderr()));
-    Hardware { memory_mib: MEMORY, processors: 1, disks: vec![root(runtime)], console }
+    Hardware { memory_mib: MEMORY, processors: 1, disks: vec![root(runtime)], card: None, console }
 }
 
 pub fn start(arguments: &[&str]) -> Start {
