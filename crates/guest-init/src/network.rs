@@ -85,7 +85,7 @@ pub(crate) fn raise_loopback() -> Result<(), Failure> {
 pub(crate) fn set_up(network: Network) -> Result<(), Failure> {
     if !std::path::Path::new("/sys/class/net").join(CARD).exists() {
         return Err("this kernel does not know its network card: store it again with the module virtio_net \
-                    (faasnap kernel build-from-debian --replace)"
+                    (faasnap kernel build-from-debian)"
             .to_owned());
     }
     let interfaces = Interfaces::open()?;

@@ -18,6 +18,8 @@
 
 mod datagrams;
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod hostile;
 mod stack;
 mod stream;
 #[cfg(test)]

@@ -9,9 +9,12 @@ const INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/init"));
 pub const MODULES: [&str; 6] =
     ["virtio_mmio", "virtio_blk", "vmw_vsock_virtio_transport", "virtio_rng", "erofs", "overlay"];
 
-/// Those that make it better where the kernel has them: without its balloon a guest keeps memory that it has no use for.
-/// Without the network card it can have no network.
-pub const OPTIONAL_MODULES: [&str; 2] = ["virtio_balloon", "virtio_net"];
+/// Those that not every guest needs, and what guests lack whose kernel has them neither as modules nor built in.
+pub const OPTIONAL_MODULES: [(&str, &str); 3] = [
+    ("virtio_balloon", "its guests keep memory that they have no use for"),
+    ("virtio_net", "its guests have no network"),
+    ("ext4", "it can run programs, but no functions, whose /tmp is such a file system"),
+];
 
 /// Those that only a guest with a network loads: the card, and what that depends on.
 const NETWORK_MODULES: [&str; 3] = ["failover", "net_failover", "virtio_net"];

@@ -78,8 +78,8 @@ pub(crate) struct BuildKernel {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A guest needs virtio devices over memory-mapped registers announced by ACPI (virtio_mmio, virtio_blk, vsock with \
-its virtio transport, virtio_rng), erofs and overlayfs. What of these is not built into the kernel is taken from \
---modules, where modules must not be compressed.
+its virtio transport, virtio_rng), erofs and overlayfs; for functions ext4, for a network virtio_net. What of these \
+is not built into the kernel is taken from --modules, where modules must not be compressed.
 
 Examples:
   faasnap kernel import vmlinux --name mine

@@ -91,18 +91,14 @@ fn modules_of(folder: &Path) -> Result<Vec<KernelModule>> {
         })
     };
     let wanted: Vec<&str> = MODULES.into_iter().filter(|name| !is_built_in(name)).collect();
-    let optional = OPTIONAL_MODULES.into_iter().filter(|name| !is_built_in(name));
-    let all: Vec<&str> = wanted.iter().copied().chain(optional).collect();
-    let modules = match initramfs::load_order(folder, &all) {
-        Err(ModuleError::Missing { name, .. }) if OPTIONAL_MODULES.contains(&name.as_str()) => {
-            note(&format!(
-                "the kernel has no module {name}: its guests have no network, and keep memory that they have no use for"
-            ));
-            initramfs::load_order(folder, &wanted)?
+    let mut all = wanted;
+    for (name, lack) in OPTIONAL_MODULES.into_iter().filter(|(name, _)| !is_built_in(name)) {
+        match initramfs::load_order(folder, &[name]) {
+            Err(ModuleError::Missing { .. }) => note(&format!("the kernel has no module {name}: {lack}")),
+            _ => all.push(name),
         }
-        modules => modules?,
-    };
-    Ok(modules
+    }
+    Ok(initramfs::load_order(folder, &all)?
         .into_iter()
         .map(|module| KernelModule { name: module.name, content: module.content })
         .collect())

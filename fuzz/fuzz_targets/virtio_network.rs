@@ -1,0 +1,4 @@
+//! A driver against the network card.
+#![no_main]
+
+fuzz::device_target!(fuzz::Kind::Network);
