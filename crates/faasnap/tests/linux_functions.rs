@@ -9,7 +9,7 @@ use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use function_home::{Home, prepared, source, three_ways};
 
@@ -48,20 +48,40 @@ fn on_hardware_hello_answers_cold_restored_and_warm() {
     assert!(answers.iter().all(|answer| answer["message"] == "Hello, tests!"), "{answers:?}");
 }
 
+/// What a function finds on its own disk, and does there: 600 MiB are more than its 512; reserving them writes nothing.
+const DISK: &str = "import errno, hashlib, os
+blob = os.urandom(3 << 20)
+open('/tmp/before', 'wb').write(blob)
+digest = hashlib.sha256(blob).hexdigest()
+def disk():
+    size = os.statvfs('/tmp')
+    found = sorted(os.listdir('/tmp'))
+    same = hashlib.sha256(open('/tmp/before', 'rb').read()).hexdigest() == digest
+    with open('/tmp/after', 'wb') as after:
+        after.write(os.urandom(1 << 20)); after.flush(); os.fsync(after.fileno())
+    with open('/tmp/large', 'wb') as large:
+        os.posix_fallocate(large.fileno(), 0, 400 << 20)
+        try: os.posix_fallocate(large.fileno(), 0, 600 << 20); full = None
+        except OSError as error: full = errno.errorcode[error.errno]
+    os.remove('/tmp/large')
+    kind = next(line.split()[2] for line in open('/proc/mounts') if line.split()[1] == '/tmp')
+    return [size.f_blocks * size.f_frsize >> 20, found, same, full, kind]
+";
+
 #[test]
 #[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
-fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the_right_time() {
+fn on_hardware_a_function_has_children_and_each_clone_its_own_disk_and_randomness_and_the_right_time() {
     let home = home();
     let code = "import os, random, subprocess, time, uuid\n\
                 before = os.urandom(8)\n\
                 def handler(event, context):\n    \
                     said = subprocess.run(['/bin/sh', '-c', 'echo child; id -u 2>/dev/null || :'], capture_output=True)\n    \
-                    open('/tmp/a', 'w').write('a')\n    \
                     try: open('/var/task/a', 'w'); written = True\n    \
                     except OSError: written = False\n    \
                     return [said.stdout.decode().split()[0], os.getuid(), os.uname().sysname, written, time.time(), \
-                            os.listdir('/sys/class/net'), os.urandom(8).hex(), str(uuid.uuid4()), random.SystemRandom().random()]\n";
-    home.python("forks", code, LIMITS);
+                            os.listdir('/sys/class/net'), os.urandom(8).hex(), str(uuid.uuid4()), \
+                            random.SystemRandom().random(), disk()]\n";
+    home.python("forks", &format!("{DISK}{code}"), LIMITS);
     let answers = three_ways(&home, "forks", "{}");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
     for answer in &answers {
@@ -70,44 +90,22 @@ fn on_hardware_a_function_has_children_and_each_clone_its_own_randomness_and_the
         let time = answer[4].as_f64().unwrap();
         assert!(time <= now && now - time < 600.0, "{time} at {now}");
         // Nobody has asked for a network.
-        assert_eq!(answer[5], serde_json::json!(["lo"]));
+        assert_eq!(answer[5], json!(["lo"]));
+        // What one instance wrote, no other has.
+        assert_eq!(answer[9], json!([512, ["before"], true, "ENOSPC", "ext4"]));
     }
     for at in 6..9 {
         let different: HashSet<_> = answers.iter().map(|answer| answer[at].to_string()).collect();
         assert_eq!(different.len(), 3, "{at}: {answers:?}");
     }
-}
-
-#[test]
-#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm`"]
-fn on_hardware_tmp_is_a_disk_of_each_instances_own() {
-    let home = home();
-    // 600 MiB are more than the function's 512; reserving them writes nothing.
-    let code = "import errno, hashlib, os\n\
-                blob = os.urandom(3 << 20)\n\
-                open('/tmp/before', 'wb').write(blob)\n\
-                digest = hashlib.sha256(blob).hexdigest()\n\
-                def handler(event, context):\n    \
-                    size = os.statvfs('/tmp')\n    \
-                    found = sorted(os.listdir('/tmp'))\n    \
-                    same = hashlib.sha256(open('/tmp/before', 'rb').read()).hexdigest() == digest\n    \
-                    with open('/tmp/after', 'wb') as after:\n        \
-                        after.write(os.urandom(1 << 20)); after.flush(); os.fsync(after.fileno())\n    \
-                    with open('/tmp/large', 'wb') as large:\n        \
-                        os.posix_fallocate(large.fileno(), 0, 400 << 20)\n        \
-                        try: os.posix_fallocate(large.fileno(), 0, 600 << 20); full = None\n        \
-                        except OSError as error: full = errno.errorcode[error.errno]\n    \
-                    os.remove('/tmp/large')\n    \
-                    disk = next(line.split()[2] for line in open('/proc/mounts') if line.split()[1] == '/tmp')\n    \
-                    return [size.f_blocks * size.f_frsize >> 20, found, same, full, disk]\n";
-    home.python("writes", code, LIMITS);
-    let answers = three_ways(&home, "writes", "{}");
-    // What one instance wrote, no other has.
-    let expected = serde_json::json!([512, ["before"], true, "ENOSPC", "ext4"]);
-    assert!(answers.iter().all(|answer| *answer == expected), "{answers:?}");
     let staging = home.0.path().join("home/staging");
     let left: Vec<_> = std::fs::read_dir(staging).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// A value as the function gives it: a number or truth value where it is one.
+fn expected(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
 /// An address of this host; guests reach it by permission only, and `OTHER` not at all.
@@ -184,11 +182,6 @@ fn on_hardware_clones_with_one_address_reach_what_is_allowed_at_once() {
         let expected = (["eth0", "lo"], "169.254.78.10", own, other, names, refused, refused);
         assert_eq!(*answer, serde_json::to_value(expected).unwrap(), "{answers:?}");
     }
-}
-
-/// A value as the function gives it: a number or truth value where it is one.
-fn expected(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
 #[test]

@@ -169,6 +169,8 @@ pub(crate) fn set_up(start: &Start) -> Result<(), Failure> {
     }
     if !start.resolver.is_empty() {
         create("/etc")?;
+        // It may be a link to nowhere.
+        let _ = fs::remove_file("/etc/resolv.conf");
         fs::write("/etc/resolv.conf", &start.resolver)
             .map_err(|error| format!("writing /etc/resolv.conf: {error}"))?;
     }

@@ -106,8 +106,7 @@ const STEPS: [Step; 14] = [
     Step { name: "cgroup-v2", what: What::Line(CGROUP_2), default: true },
     Step { name: "linux-exec", what: What::Line(LINUX_EXEC), default: true },
     Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: true },
-    // By name only: once in three runs its first program's connection ended before the program had, for a reason that is not known.
-    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
+    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: true },
     // By name only: they take long.
     Step {
         name: "linux-soak",
