@@ -3,6 +3,8 @@
 //! A thread drives each processor, one more waits for the host's side of the devices, and each disk has one that waits for its file. All of them share the devices behind one
 //! lock: a guest has few processors, and a request takes microseconds.
 
+mod threads;
+
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -10,10 +12,10 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use guest_memory::{GuestMemory, MemoryView, Protection, Source};
-use machine::{Bus, FurnishedVm, Kicker, SystemExit, SystemState, SystemVcpu, SystemVm, VcpuState};
+use machine::{FurnishedVm, Kicker, SystemState, SystemVcpu, SystemVm, VcpuState};
 use pages::{PageCount, PageRange};
 use parking_lot::{Condvar, Mutex};
-use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, eventfd};
 use serde::{Deserialize, Serialize};
 
@@ -303,7 +305,7 @@ impl MicroVm {
             let builder = thread::Builder::new().name(format!("vcpu{number}"));
             let thread = builder.spawn(move || {
                 jail::narrow(jail::Role::Microvm);
-                drive(&shared, number, processor);
+                threads::drive(&shared, number, processor);
             });
             match thread {
                 Ok(thread) => self.threads.push(thread),
@@ -317,7 +319,7 @@ impl MicroVm {
         let builder = thread::Builder::new().name("devices".to_owned());
         let thread = builder.spawn(move || {
             jail::narrow(jail::Role::Microvm);
-            watch(&shared, &events);
+            threads::watch(&shared, &events);
         });
         self.threads.push(thread.map_err(LinuxGuestError::Thread)?);
         Ok(())
@@ -431,101 +433,5 @@ impl PausedVm<'_> {
 impl Drop for PausedVm<'_> {
     fn drop(&mut self) {
         self.machine.shared.make(Wish::Run);
-    }
-}
-
-/// A processor's accesses, passed to the devices.
-struct Port<'a>(&'a Shared);
-
-impl Bus for Port<'_> {
-    fn port_read(&mut self, port: u16, data: &mut [u8]) {
-        self.0.devices.lock().port_read(port, data);
-    }
-
-    fn port_write(&mut self, port: u16, data: &[u8]) {
-        let reset = {
-            let mut devices = self.0.devices.lock();
-            devices.port_write(port, data);
-            devices.reset
-        };
-        if reset {
-            self.0.make(Wish::End(End::Reset));
-        }
-    }
-
-    fn memory_read(&mut self, address: u64, data: &mut [u8]) {
-        self.0.devices.lock().memory_read(address, data);
-    }
-
-    fn memory_write(&mut self, address: u64, data: &[u8]) {
-        self.0.devices.lock().memory_write(address, data);
-    }
-}
-
-fn monotonic_ns() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
-}
-
-/// Runs a processor until the guest ends.
-fn drive(shared: &Shared, number: usize, mut processor: SystemVcpu) {
-    let attached = processor.attach();
-    // A wish from before the thread could be kicked.
-    let mut go_on = heed(shared, number, &processor);
-    while go_on {
-        match processor.run(&mut Port(shared)) {
-            SystemExit::Served => {
-                shared.first_exit.get_or_init(monotonic_ns);
-            }
-            SystemExit::Interrupted => go_on = heed(shared, number, &processor),
-            SystemExit::Dead(reason) => {
-                shared.make(Wish::End(End::Broken(reason)));
-                go_on = false;
-            }
-        }
-    }
-    drop(attached);
-    shared.control.lock().running -= 1;
-    shared.changed.notify_all();
-}
-
-/// Does what is wished for: rests while it is a pause. False when it is the end.
-fn heed(shared: &Shared, number: usize, processor: &SystemVcpu) -> bool {
-    let mut control = shared.control.lock();
-    if control.wish == Wish::Pause {
-        let state = processor.save().map_err(|error| error.to_string());
-        if let Some(place) = control.resting.get_mut(number) {
-            *place = Some(state);
-        }
-        shared.changed.notify_all();
-        while control.wish == Wish::Pause {
-            shared.changed.wait(&mut control);
-        }
-        if let Some(place) = control.resting.get_mut(number) {
-            *place = None;
-        }
-    }
-    control.wish == Wish::Run
-}
-
-/// Tells the devices when something happens on the host's side, until the guest ends.
-fn watch(shared: &Shared, events: &OwnedFd) {
-    loop {
-        let mut buffer: [Event; 16] =
-            std::array::from_fn(|_| Event { flags: EventFlags::empty(), data: EventData::new_u64(0) });
-        match epoll::wait(events, &mut buffer[..], None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(errno) => shared.make(Wish::End(End::Broken(format!("waiting for events failed: {errno}")))),
-        }
-        let _ = rustix::io::read(&shared.wake, &mut [0; 8][..]);
-        let mut control = shared.control.lock();
-        while control.wish == Wish::Pause {
-            shared.changed.wait(&mut control);
-        }
-        if control.wish != Wish::Run {
-            return;
-        }
-        // With the control held: nothing changes in memory once a pause has been wished for and the processors rest.
-        shared.devices.lock().poll();
     }
 }
