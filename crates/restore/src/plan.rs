@@ -22,7 +22,8 @@ pub struct RestorePlan {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum StoredPages {
     /// The memory file is mapped; pieces closer than this many pages share a mapping (the pages between are holes of the
-    /// file and read as zero).
+    /// file and read as zero). Pages that the loading-set file is mapped over don't count: a mapping over another costs one, as
+    /// beside it.
     Mapped {
         /// Largest gap that is mapped with its neighbours.
         merge_gap: PageCount,
@@ -115,9 +116,12 @@ impl RestorePlan {
     }
 
     /// The same outcome for every page but those of `kept`, which are left as they are. Each page is mapped once, by the step
-    /// that is the last to map it.
+    /// that is the last to map it, unless nothing is kept: layers are fewer mappings then.
     #[must_use]
     pub(crate) fn around(&self, kept: &PageSet) -> Self {
+        if kept.is_empty() {
+            return self.clone();
+        }
         let mut done = kept.clone();
         let mut steps = Vec::new();
         for step in self.steps.iter().rev() {
@@ -182,17 +186,16 @@ fn regions_within(layout: &GuestLayout, range: PageRange) -> impl Iterator<Item 
 }
 
 /// The runs of `wanted`, cut at the borders of regions; runs in a memory region that are not more than `merge_gap` pages
-/// apart become one, unless a page of `keep_out` lies between them.
-fn pieces(layout: &GuestLayout, wanted: &PageSet, keep_out: &PageSet, merge_gap: PageCount) -> Vec<Piece> {
+/// apart, those of `loaded` not counted, become one.
+fn pieces(layout: &GuestLayout, wanted: &PageSet, loaded: &PageSet, merge_gap: PageCount) -> Vec<Piece> {
     let mut found: Vec<Piece> = Vec::new();
     for region in layout.regions() {
         let mut previous: Option<PageRange> = None;
         for run in wanted.within(region.range) {
             let merged = previous.filter(|before| {
                 let gap = PageRange::between(before.end(), run.start);
-                region.backing == Backing::Memory
-                    && gap.count <= merge_gap
-                    && keep_out.within(gap).next().is_none()
+                let replaced: u64 = loaded.within(gap).map(|run| run.count.0).sum();
+                region.backing == Backing::Memory && gap.count.0 - replaced <= merge_gap.0
             });
             let range = match merged {
                 Some(before) => PageRange::between(before.start, run.end()),
@@ -324,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn loading_set_runs_lie_over_the_rest_and_are_not_mapped_twice() {
+    fn loading_set_runs_lie_over_the_rest_and_do_not_cut_it() {
         let how = StoredPages::Mapped { merge_gap: PageCount(16) };
         let loading_set = [
             PlacedRun { range: range(31, 39), offset: 0x1000 },
@@ -341,8 +344,7 @@ mod tests {
             text,
             [
                 "memory-file 12..14 read-write",
-                "memory-file 30..31 read-write",
-                "memory-file 39..52 read-write",
+                "memory-file 30..52 read-write",
                 "memory-file 73..90 read-write",
                 "loading-set 31..39 read-write at 0x1000",
                 "loading-set 70..71 none at 0x9000",
