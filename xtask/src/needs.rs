@@ -1,19 +1,9 @@
 //! What a command needs on the machine, and installing it.
 
 use anyhow::{Result, bail};
+pub(crate) use rig::Need;
 
 use crate::process::{command, run, succeeds};
-
-/// A program of the machine.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Need {
-    /// The program.
-    pub(crate) program: &'static str,
-    /// Arguments with which it succeeds when it is there and usable.
-    pub(crate) probe: &'static [&'static str],
-    /// The Debian package that has it.
-    pub(crate) package: &'static str,
-}
 
 /// Compiling crates with C parts, and the small C programs that tests run in guests.
 pub(crate) const COMPILER: Need = Need { program: "cc", probe: &["--version"], package: "gcc" };

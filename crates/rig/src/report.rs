@@ -1,16 +1,15 @@
-//! What comes out of the rig: the lines of its steps, shown as they come, and how each step ended.
+//! What comes out of the emulated host: the lines of its steps, shown as they come, and how each step ended.
 //!
 //! The script inside marks a step with `rig: start NAME` and `rig: end NAME STATUS SECONDS`, and its own end with
 //! `rig: done`.
 
 use std::fmt;
-use std::io::Write;
 
-use anyhow::{Context, Result};
+use crate::error::RigError;
 
 /// How the steps ended.
 #[derive(Debug, Default)]
-pub(super) struct Report {
+pub(crate) struct Report {
     ended: Vec<Ended>,
     /// The step that runs.
     current: Option<String>,
@@ -26,17 +25,18 @@ struct Ended {
 
 impl Report {
     /// Takes a line of the serial port; shows it if a step said it, or if the kernel said it before any step ran.
-    pub fn line(&mut self, line: &str, show: &mut impl Write) -> Result<()> {
+    pub fn line(&mut self, line: &str, show: &mut dyn FnMut(&str)) -> Result<(), RigError> {
         match line.strip_prefix("rig: ").map(|mark| mark.split(' ').collect::<Vec<_>>()).as_deref() {
             Some(["start", name]) => self.current = Some((*name).to_owned()),
             Some(["end", name, status, seconds]) => {
-                let status = status.parse().with_context(|| format!("no exit status: {line}"))?;
-                let seconds = seconds.parse().with_context(|| format!("no number of seconds: {line}"))?;
+                let mark = || RigError::Mark(line.to_owned());
+                let status = status.parse().map_err(|_| mark())?;
+                let seconds = seconds.parse().map_err(|_| mark())?;
                 self.ended.push(Ended { name: (*name).to_owned(), status, seconds });
                 self.current = None;
             }
             Some(["done"]) => self.done = true,
-            _ => writeln!(show, "  {line}").context("writing to standard output")?,
+            _ => show(line),
         }
         Ok(())
     }
@@ -73,20 +73,20 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
 
-    fn report(lines: &str) -> (Report, String) {
+    fn report(lines: &str) -> (Report, Vec<String>) {
         let mut report = Report::default();
         let mut shown = Vec::new();
         for line in lines.lines() {
-            report.line(line, &mut shown).unwrap();
+            report.line(line, &mut |line| shown.push(line.to_owned())).unwrap();
         }
-        (report, String::from_utf8(shown).unwrap())
+        (report, shown)
     }
 
     #[test]
     fn good_steps_are_good() {
         let (report, shown) = report("rig: start a\nhello\nrig: end a 0 3\nrig: done\n");
         assert!(report.is_good(1) && !report.is_good(2));
-        assert_eq!(shown, "  hello\n");
+        assert_eq!(shown, ["hello"]);
         assert_eq!(report.to_string(), "rig: a                    ok (3 s)\n");
     }
 
@@ -99,7 +99,8 @@ mod tests {
         assert_eq!((dead.host_died_after(), failed.host_died_after()), (Some(0), None));
         assert_eq!(report("rig: end a 0 1\nrig: start b\n").0.host_died_after(), Some(1));
         assert_eq!(report("rig: end a 1 1\nrig: start b\n").0.host_died_after(), None);
-        assert!(shown.contains("Kernel panic"));
+        assert_eq!(shown, ["Kernel panic"]);
+        assert!(Report::default().line("rig: end a x 1", &mut |_| ()).is_err());
         assert!(report("boot\n").0.to_string().contains("before its last step"));
     }
 }

@@ -1,28 +1,18 @@
-//! Hardware KVM on a machine without it: QEMU emulates a host with AMD's virtualisation, a Debian kernel boots in it, and
-//! the tests run there against its `kvm_amd`.
-//!
-//! What runs inside is carried in on a disk image: the tests' executables at the same paths as here, the prepared
-//! runtimes, and a root of Python and busybox. What happens inside comes out on the serial port as it happens. Times
-//! there mean nothing: guest code runs some fifty times slower than on a processor, and exits cost more still.
+//! What the project runs in the rig, an emulated host with hardware KVM (crate `rig`): tests, the demo, figures.
 
-mod debian;
 mod disk;
-mod machine;
 mod programs;
-mod report;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rig::{NEEDS, Rig, Shown};
 
 use crate::examples::{self, Prepared};
-use crate::needs::{self, Need};
+use crate::needs;
 use crate::workspace::target;
-
-const QEMU: Need = Need { program: "qemu-system-x86_64", probe: &["--version"], package: "qemu-system-x86" };
-const MKE2FS: Need =
-    Need { program: "sh", probe: &["-c", "PATH=$PATH:/usr/sbin:/sbin mke2fs -V"], package: "e2fsprogs" };
 
 /// After this long a run is ended and has failed.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -43,11 +33,6 @@ enum What {
     /// An integration test's executable, with arguments for the test runner.
     Test(&'static str, &'static str),
 }
-
-/// How often the emulated host is booted at most. Its kernel panics now and then ("corrupted stack end detected inside
-/// scheduler", with several vCPUs at work; seen with QEMU 7.2): a program at CPL3 behind nested paging can't do that, QEMU's
-/// emulation of both can. The steps that had not ended run again then; a step that *fails* is never repeated.
-const BOOTS: u32 = 3;
 
 /// Those of the functions' tests that use the virtual machine most; one at a time, since a function's init has ten
 /// seconds by the clock.
@@ -165,32 +150,21 @@ pub(crate) fn demo(home: &Path, faasnap: &Path) -> Result<()> {
 }
 
 fn carry_out(load: &Load<'_>, steps: &[Step]) -> Result<()> {
-    needs::ensure(&[QEMU, MKE2FS, needs::COMPILER, needs::DPKG])?;
-    let folder = target().join("rig");
-    let kernel = debian::kernel(&folder)?;
-    let initrd = machine::initramfs(&folder, &kernel)?;
-    let mut rest = steps;
-    for boot in 1.. {
-        let disk = disk::make(&folder, load, &kernel, rest)?;
-        eprintln!("the rig: QEMU's emulated AMD host with Debian's kernel {}; steps inside:", kernel.version);
-        let report =
-            machine::run(&kernel, &initrd, &disk, &disk::empty(&folder)?, &folder.join("log"), LIMIT)?;
-        eprint!("{report}");
-        match report.host_died_after() {
-            _ if report.is_good(rest.len()) => break,
-            Some(ended) if boot < BOOTS => {
-                eprintln!(
-                    "the rig: the emulated host itself ended, no step failed; it boots again for the others"
-                );
-                rest = rest.get(ended..).unwrap_or_default();
-            }
-            _ => bail!(
-                "hardware KVM: not every step succeeded inside the rig; the log above is in {}",
-                folder.join("log").display()
-            ),
-        }
-    }
-    Ok(())
+    let mut needed = NEEDS.to_vec();
+    needed.push(needs::COMPILER);
+    needs::ensure(&needed)?;
+    let rig = Rig::new(&target().join("rig"))?;
+    let carry = |staging: &_, rest: &[rig::Step]| {
+        let still = steps.iter().filter(|step| rest.iter().any(|one| one.name == step.name));
+        disk::carry(staging, load, &still.copied().collect::<Vec<_>>())
+    };
+    let lines: Vec<_> = steps.iter().map(disk::step).collect();
+    rig.run(&lines, &disk::environment(load), LIMIT, carry, &mut |shown| match shown {
+        // What can't be shown is in the log.
+        Shown::Line(line) => drop(writeln!(std::io::stdout(), "  {line}")),
+        Shown::Rig(text) => eprintln!("{text}"),
+    })
+    .context("hardware KVM")
 }
 
 fn choose(names: &[String]) -> Result<Vec<Step>> {
