@@ -9,11 +9,14 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::time::Instant;
 
+use pages::PageCount;
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
 /// Bytes that are asked for ahead of what is read, as the loader does.
 const AHEAD: u64 = 2 << 20;
+/// No larger gap is read with its neighbours: the paper's.
+const MOST_BRIDGED: u64 = 32;
 /// A readahead window from which on the kernel keeps the disk busy by itself.
 const LARGE_WINDOW: u64 = 1 << 20;
 
@@ -45,6 +48,30 @@ impl DiskProfile {
         let scattered_ns = timed(memory, scattered)?;
         let compact_ns = timed(compact, &[data])?;
         Ok(Self { scattered_ns, compact_ns, readahead_bytes: readahead_bytes(compact)? })
+    }
+
+    /// The largest gap between two pieces of a set of `regions` and `pages` that is read with them from the memory file: half of
+    /// what a read costs, in pages, since a disk that is limited in reads goes on moving pages between them. None where reads
+    /// cost little.
+    pub(crate) fn bridge(self, regions: usize, pages: PageCount) -> PageCount {
+        let (read_ns, page_ns) = self.costs(regions, pages);
+        PageCount((read_ns / page_ns / 2).min(MOST_BRIDGED))
+    }
+
+    /// How long the disk takes for `reads` reads of `read` pages in all, as measured with a set of `regions` and `pages`: what limits
+    /// it is either the reads or the pages.
+    pub(crate) fn reading_ns(
+        self,
+        (regions, pages): (usize, PageCount),
+        (reads, read): (usize, PageCount),
+    ) -> u64 {
+        let (read_ns, page_ns) = self.costs(regions, pages);
+        read_ns.saturating_mul(reads as u64).max(page_ns.saturating_mul(read.0))
+    }
+
+    /// What a separate read, and what a page among others takes.
+    fn costs(self, regions: usize, pages: PageCount) -> (u64, u64) {
+        (self.scattered_ns / (regions as u64).max(1), (self.compact_ns / pages.0.max(1)).max(1))
     }
 
     /// Whether the kernel's own readahead, with its large folios, is faster than asking for pieces.
@@ -113,4 +140,23 @@ fn timed(file: &File, runs: &[(u64, u64)]) -> io::Result<u64> {
         done += length;
     }
     Ok(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_are_bridged_where_reads_are_dear() {
+        let profile = |scattered_ns, compact_ns| DiskProfile { scattered_ns, compact_ns, readahead_bytes: 0 };
+        let bridge = |profile: DiskProfile| profile.bridge(800, PageCount(2400)).0;
+        // 1,000 reads and 64 MiB a second; a local disk; one whose figures make no sense.
+        assert_eq!(bridge(profile(800_000_000, 146_000_000)), 8);
+        assert_eq!(bridge(profile(8_000_000, 8_000_000)), 1);
+        assert_eq!((bridge(DiskProfile::LARGEST), bridge(profile(u64::MAX, 0))), (1, MOST_BRIDGED));
+        let reading = |reads, pages| {
+            profile(800_000_000, 144_000_000).reading_ns((800, PageCount(2400)), (reads, PageCount(pages)))
+        };
+        assert_eq!((reading(300, 2400), reading(100, 4000)), (300_000_000, 240_000_000));
+    }
 }

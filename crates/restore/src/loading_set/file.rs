@@ -192,12 +192,20 @@ impl LoadingSet {
         self.region_ns
     }
 
+    /// The largest gap that is read with its neighbours where the set is read from the memory file.
+    pub(crate) fn bridge(&self) -> PageCount {
+        self.disk.bridge(self.regions.len(), self.page_count())
+    }
+
     /// Whether mapping every region from this file pays. Reading its pages from where they lie in the memory file needs no
     /// mapping but takes longer, both as measured when the file was written. Mapping delays the guest; reading goes on
     /// beside it and counts half.
     pub(crate) fn is_worth_mapping(&self) -> bool {
         let mapping = (self.regions.len() as u64).saturating_mul(self.region_ns);
-        self.disk.scattered_ns.saturating_sub(self.disk.compact_ns) / 2 > mapping
+        let bridged = self.pages().bridged(self.bridge());
+        let measured = (self.regions.len(), self.page_count());
+        let reading = self.disk.reading_ns(measured, (bridged.runs().len(), bridged.count()));
+        reading.saturating_sub(self.disk.compact_ns) / 2 > mapping
     }
 
     /// How many pages the file holds.
