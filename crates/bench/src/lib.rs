@@ -22,6 +22,7 @@ mod catalogue;
 mod environment;
 mod error;
 mod experiments;
+pub mod in_rig;
 mod journal;
 mod memory_use;
 mod mode;

@@ -6,6 +6,8 @@ mod guests;
 
 use std::collections::HashSet;
 use std::fs;
+use std::path::PathBuf;
+use std::process::{self, Command};
 
 use linux_guest::{Beginning, Hardware, ReadyGuest};
 use machine::Kvm;
@@ -85,10 +87,48 @@ fn on_hardware_memory_and_files_are_the_same_after_ten_generations() {
 
 const CLONES: usize = 20;
 
+/// A control group for this process, with a limit that the kernel keeps. The process leaves it when this is dropped.
+struct MemoryLimit {
+    top: tempfile::TempDir,
+}
+
+impl MemoryLimit {
+    const PROCESSES: &str = "cgroup.procs";
+
+    fn begin(bytes: u64) -> Self {
+        let limit = Self { top: tempfile::tempdir().unwrap() };
+        let mut mount = Command::new("mount");
+        assert!(mount.args(["-t", "cgroup2", "cgroup2"]).arg(limit.top.path()).status().unwrap().success());
+        fs::write(limit.top.path().join("cgroup.subtree_control"), "+memory").unwrap();
+        fs::create_dir(limit.group()).unwrap();
+        fs::write(limit.group().join("memory.max"), bytes.to_string()).unwrap();
+        fs::write(limit.group().join(Self::PROCESSES), process::id().to_string()).unwrap();
+        limit
+    }
+
+    fn group(&self) -> PathBuf {
+        self.top.path().join("clones")
+    }
+
+    /// The most bytes that were in use at once.
+    fn peak(&self) -> u64 {
+        fs::read_to_string(self.group().join("memory.peak")).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        let _ = fs::write(self.top.path().join(Self::PROCESSES), process::id().to_string());
+        let _ = fs::remove_dir(self.group());
+        let _ = Command::new("umount").arg("-l").arg(self.top.path()).status();
+    }
+}
+
 #[test]
 #[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-soak`"]
 fn on_hardware_twenty_clones_run_at_once_in_two_gib() {
     let folder = tempfile::tempdir().unwrap();
+    let limit = MemoryLimit::begin(2 << 30);
     let kvm = Kvm::open().unwrap();
     let code = "import os, sys\nprint('ready', flush=True)\n\
                 for line in sys.stdin: print(line.strip(), os.urandom(8).hex(), flush=True)\n";
@@ -104,10 +144,13 @@ fn on_hardware_twenty_clones_run_at_once_in_two_gib() {
         }
         answers.extend(clones.iter().map(|clone| clone.guest.says()));
     }
-    let memory = own_memory();
-    println!("{CLONES} clones take {memory} MiB");
+    let (memory, peak) = (own_memory(), limit.peak() >> 20);
+    println!(
+        "{CLONES} clones take {memory} MiB; under a limit of 2048 MiB, page cache and kernel included, {peak} at most"
+    );
     assert_eq!(answers.len(), 2 * CLONES);
     assert!((CLONES as u64..2048).contains(&memory), "{memory} MiB");
+    assert!(peak > memory / 2, "nothing was counted: {peak} MiB");
     clones.into_iter().for_each(|clone| drop(clone.end()));
 }
 

@@ -44,11 +44,7 @@ pub struct Need {
 /// All of them.
 pub const NEEDS: [Need; 4] = [
     Need { program: "qemu-system-x86_64", probe: &["--version"], package: "qemu-system-x86" },
-    Need {
-        program: "sh",
-        probe: &["-c", "PATH=$PATH:/usr/sbin:/sbin mke2fs -V"],
-        package: "e2fsprogs",
-    },
+    Need { program: "sh", probe: &["-c", "PATH=$PATH:/usr/sbin:/sbin mke2fs -V"], package: "e2fsprogs" },
     Need { program: "strip", probe: &["--version"], package: "binutils" },
     Need { program: "dpkg-deb", probe: &["--version"], package: "dpkg" },
 ];
@@ -77,8 +73,10 @@ pub struct Step {
 pub enum Shown<'a> {
     /// A line that a step said.
     Line(&'a str),
-    /// What the rig itself has to say, some lines of it.
+    /// What the rig itself has to say.
     Rig(&'a str),
+    /// How each step ended, and after how many seconds: a line for each.
+    Ended(&'a str),
 }
 
 /// An emulated host, and the folder in which its parts are kept from run to run.
@@ -130,7 +128,7 @@ impl Rig {
             let (kernel, initrd) = (&self.kernel, &self.initrd);
             let boot_of = Boot { kernel, initrd, disk: &disk, slow_disk: &slow_disk, log: &log, limit };
             let report = machine::run(&boot_of, &mut |line| show(Shown::Line(line)))?;
-            show(Shown::Rig(report.to_string().trim_end()));
+            show(Shown::Ended(report.to_string().trim_end()));
             match report.host_died_after() {
                 _ if report.is_good(rest.len()) => break,
                 Some(ended) if boot < BOOTS => {

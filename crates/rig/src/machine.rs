@@ -59,8 +59,10 @@ pub(crate) struct Boot<'a> {
 pub(crate) fn run(boot: &Boot<'_>, show: &mut dyn FnMut(&str)) -> Result<Report, RigError> {
     let Boot { kernel, initrd, disk, slow_disk, log, limit } = *boot;
     let start = |source| RigError::Start { program: "QEMU", source };
-    let mut child =
-        emulator(kernel, initrd, disk, slow_disk, log, limit).stdout(Stdio::piped()).spawn().map_err(start)?;
+    let mut child = emulator(kernel, initrd, disk, slow_disk, log, limit)
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(start)?;
     let mut file = File::create(log).map_err(RigError::file("creating", log))?;
     let mut report = Report::default();
     for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).split(b'\n')) {

@@ -58,8 +58,7 @@ impl Staging {
                 fs::set_permissions(&target, fs::Permissions::from_mode(mode | 0o700))
                     .map_err(RigError::file("changing", &target))?;
             } else if kind.is_symlink() {
-                let link =
-                    fs::read_link(entry.path()).map_err(RigError::file("reading", entry.path()))?;
+                let link = fs::read_link(entry.path()).map_err(RigError::file("reading", entry.path()))?;
                 symlink(link, &target).map_err(RigError::file("creating", &target))?;
             } else if kind.is_file() && fs::hard_link(entry.path(), &target).is_err() {
                 copy(entry.path(), &target)?;

@@ -13,7 +13,11 @@ pub(super) fn carry(staging: &Staging, load: &Load<'_>, steps: &[Step]) -> Resul
     staging.tree(&load.home.join("runtimes/python3.11/root"), Path::new("/"), &[])?;
     staging.tree(load.home, load.home, &["cache"])?;
     for runtime in &load.more {
-        staging.tree(runtime, &load.home.join("runtimes").join(runtime.file_name().unwrap_or_default()), &[])?;
+        staging.tree(
+            runtime,
+            &load.home.join("runtimes").join(runtime.file_name().unwrap_or_default()),
+            &[],
+        )?;
     }
     for part in
         load.examples.iter().flat_map(|examples| ["functions", "layers"].map(|part| examples.join(part)))
@@ -37,7 +41,7 @@ pub(super) fn carry(staging: &Staging, load: &Load<'_>, steps: &[Step]) -> Resul
     staging.text(&rig.join("figures.py"), include_str!("figures.py"))?;
     staging.text(&rig.join("worker-memory.py"), include_str!("../../../scripts/worker-memory.py"))?;
     staging.text(&rig.join("cgroup2.py"), include_str!("cgroup2.py"))?;
-    staging.text(&rig.join("figures_linux.py"), include_str!("figures_linux.py"))?;
+    staging.text(&rig.join("linux.py"), include_str!("../../../crates/bench/src/in_rig/linux.py"))?;
     Ok(())
 }
 

@@ -58,8 +58,10 @@ const FIGURES: &str = "export FAASNAP_HOME=$TMPDIR/linux; script=$(cat /rig/figu
 const LINUX_FIGURES: &str = "mkdir -p /slow && mount -t ext4 -o noinit_itable /dev/vdb /slow && \
     export FAASNAP_HOME=/slow/home && $FAASNAP runtime list && \
     cp -a $FAASNAP_TEST_HOME/runtimes/python3.11 $FAASNAP_TEST_HOME/runtimes/graphs $FAASNAP_HOME/runtimes/ && \
-    $FAASNAP kernel import /rig/kernel/image --modules /rig/kernel/modules && \
-    python3 /rig/figures_linux.py $EXAMPLES";
+    python3 /rig/linux.py $EXAMPLES 2 hello,json,pagerank --times --more";
+
+/// The steps that measure, with the release build where nothing else runs with them.
+const MEASURING: [&str; 2] = ["figures", "linux-figures"];
 
 /// Runtimes that single steps need beside those of the tests: the step, the runtime, and what `faasnap runtime build` is told.
 const MORE_RUNTIMES: [(&str, &str, &[&str]); 2] = [
@@ -123,7 +125,9 @@ struct Load<'a> {
 
 /// Runs the steps with the given names; without names, those that a test run consists of.
 pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
-    let (faasnap, steps) = (target().join("debug/faasnap"), choose(names)?);
+    let steps = choose(names)?;
+    let is_measuring = steps.iter().all(|step| MEASURING.contains(&step.name));
+    let faasnap = examples::binary(if is_measuring { "release" } else { "dev" })?;
     // In a home of their own: what is in the tests' own is carried in by every run.
     let (home, mut more) = (target().join("rig-home"), Vec::new());
     let wanted = |name: &str| steps.iter().any(|step| step.name == name);
@@ -162,7 +166,7 @@ fn carry_out(load: &Load<'_>, steps: &[Step]) -> Result<()> {
     rig.run(&lines, &disk::environment(load), LIMIT, carry, &mut |shown| match shown {
         // What can't be shown is in the log.
         Shown::Line(line) => drop(writeln!(std::io::stdout(), "  {line}")),
-        Shown::Rig(text) => eprintln!("{text}"),
+        Shown::Rig(text) | Shown::Ended(text) => eprintln!("{text}"),
     })
     .context("hardware KVM")
 }

@@ -15,10 +15,11 @@ Examples:
   faasnap bench modes --quick                       four functions, under two minutes
   faasnap bench modes                               all functions; with the table of targets
   faasnap bench modes --function json --repeats 20 --into /tmp/json
+  faasnap bench modes --rig                         linux guests, where no hardware KVM is
   faasnap bench burst --again                       anew, in place of an earlier run")]
 pub(crate) enum BenchCommand {
     /// Every function by every way to an answer: warm, cached, faasnap, reap, on demand, eager, cold
-    Modes(BenchArguments),
+    Modes(ModesArguments),
     /// Inputs from a quarter to four times the size of the recorded one
     Inputs(BenchArguments),
     /// 1 to 64 requests at once, for the same snapshot and for different ones
@@ -29,6 +30,17 @@ pub(crate) enum BenchCommand {
     Ablation(BenchArguments),
     /// Memory held against cold starts over a generated day of calls: a simulation on costs that `modes` measured
     KeepAlive(KeepAliveArguments),
+}
+
+/// What the comparison of all ways takes.
+#[derive(Debug, Args)]
+pub(crate) struct ModesArguments {
+    #[command(flatten)]
+    pub(crate) bench: BenchArguments,
+    /// Measure linux guests in an emulated machine with hardware KVM and a throttled disk, and report ratios only: hello, json
+    /// and pagerank, or with --quick the first two; takes about ten minutes
+    #[arg(long, conflicts_with_all = ["functions", "into", "again", "report"])]
+    pub(crate) rig: bool,
 }
 
 /// What slows the disk down.

@@ -18,7 +18,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub(crate) use bench::{BenchCommand, KeepAliveArguments, SlowDiskArguments, ThrottleArgument};
+pub(crate) use bench::{
+    BenchArguments, BenchCommand, KeepAliveArguments, SlowDiskArguments, ThrottleArgument,
+};
 pub(crate) use doctor::DoctorArguments;
 pub(crate) use exec::{ExecArguments, GuestKind};
 pub(crate) use function::{CreateFunction, FunctionCommand};
