@@ -145,6 +145,7 @@ fn mistakes_in_the_command_line_are_explained() {
         ("invoke hello --drop-cache", &["--restores"]),
         ("invoke hello --drop-cache --timeline", &["--drop-cache", "cannot be used with", "--timeline"]),
         ("invoke hello --no-spare --repeat 2", &["--no-spare", "cannot be used with", "--repeat"]),
+        ("bench modes --rig --report", &["--rig", "cannot be used with", "--report"]),
     ] {
         session.line(line).bad(2, texts);
     }

@@ -62,6 +62,8 @@ pub(crate) struct BringIn {
     pub progress: Progress,
     pub files: Files,
     pub on_failure: Option<FailureHook>,
+    /// Whether the guest and the loader have one processor between them.
+    pub one_processor: bool,
     pub huge_reader: HugeReader,
     /// For a large set that nobody else reads.
     pub sole_reader: Mutex<Option<SoleReader>>,
@@ -195,16 +197,26 @@ impl BringIn {
             let _ = self.job.memory().advise(*run, Advice::PopulateWrite);
         }
         let left = reading.left();
+        let later = if self.one_processor { left.clone() } else { Vec::new() };
         let fresh = self.job.fresh.difference(&self.job.placed);
         let mut fresh = Fresh::new(&fresh, left.len(), self.job.techniques);
         for number in left {
             if self.progress.is_stopped() {
                 return Ok(());
             }
-            if self.progress.is_all_mapped() {
+            if !self.one_processor && self.progress.is_all_mapped() {
                 fresh.prepare_some(self.job.memory());
             }
             self.count(reading.read(number)?);
+            if !self.one_processor {
+                self.populate(number);
+            }
+        }
+        // The disk did not wait for this, and now the guest waits for the disk no more.
+        for number in later {
+            if self.progress.is_stopped() {
+                return Ok(());
+            }
             self.populate(number);
         }
         if self.progress.wait_until_all_mapped() {

@@ -1,12 +1,17 @@
 //! The FaaSnap strategy: a known loading set, brought in while the guest runs.
 
 use std::borrow::Cow;
-use std::io;
+use std::fs::File;
+use std::io::{self, IoSliceMut};
 use std::sync::Arc;
+use std::thread;
 
 use guest_memory::Arrivals;
 use pages::{PAGE_SIZE, PageRange, PageSet};
 use parking_lot::Mutex;
+use rustix::fs::{Advice, fadvise};
+use rustix::io::{ReadWriteFlags, preadv2};
+use snapshot::Snapshot;
 
 use crate::bring_in::{BringIn, Files, Loader, Outcome};
 use crate::engine::{RestoreRequest, Restored, mapped_plan, random_pages, reopened};
@@ -22,6 +27,8 @@ use crate::sole_reader::SoleReader;
 use crate::strategy::{FileUse, Techniques};
 use crate::timeline::{Phase, Timeline};
 
+/// So many pages, spread over the set, tell whether it is in the page cache.
+const LOOKS: usize = 16;
 /// One page without a place of its own for so many of the set are few.
 const FEW_UNPLACED: u64 = 8;
 
@@ -46,6 +53,7 @@ pub(crate) fn loaded(
         progress: Progress::new(draft.schedule, draft.arrivals),
         files,
         on_failure: request.on_failure.clone(),
+        one_processor: thread::available_parallelism().is_ok_and(|count| count.get() == 1),
         outcome: Outcome::default(),
     };
     let work = Arc::new(work);
@@ -116,12 +124,9 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
     placement.huge = huge;
     let loading_set = set.pages();
     let unplaced = loading_set.difference(&placement.pages).difference(&placement.huge);
-    let source = source(&set, &unplaced, techniques.loading_set_file);
+    let source = source(request.snapshot, &set, &unplaced, techniques.loading_set_file)?;
     let plan = mapped_plan(request, &layout, &source.mapped).around(&placement.kept());
-    let memory_file = match source.compact {
-        true => None,
-        false => Some((reopened(request.snapshot)?, request.snapshot.memory_path())),
-    };
+    let memory_file = source.memory_file.map(|file| (file, request.snapshot.memory_path()));
     let known = Known { layout: &layout, stored, placed: &placement.pages, huge: &placement.huge };
     let job = LoaderJob::new(Arc::clone(memory), set, memory_file, &known, techniques);
     let late = request.late.as_ref().filter(|_| techniques.late_blocks && techniques.concurrent_paging);
@@ -138,30 +143,54 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
 
 /// Where a loading set is read from.
 struct Source {
-    /// Whether it is the compact file.
-    compact: bool,
-    /// What is mapped from that file.
+    /// The memory file, unless it is the compact one.
+    memory_file: Option<File>,
+    /// What is mapped from the compact file.
     mapped: Vec<PlacedRun>,
 }
 
 /// Where `set` is read from, when the pages `unplaced` of it have no place of their own. What has its place needs no mapping: where
-/// that is nearly all, the compact file, which is read in few calls, costs no more mappings than the memory file.
-fn source(set: &LoadingSet, unplaced: &PageSet, file: FileUse) -> Source {
+/// that is nearly all, the compact file, which is read in few calls, costs no more mappings than the memory file. Nor is anything
+/// gained by mappings when the memory file's pages need no disk.
+fn source(
+    snapshot: &Snapshot,
+    set: &LoadingSet,
+    unplaced: &PageSet,
+    file: FileUse,
+) -> Result<Source, RestoreError> {
+    let is_few = unplaced.count().0.saturating_mul(FEW_UNPLACED) <= set.page_count().0;
+    let unplaced_only = file == FileUse::Weighed && is_few;
+    let memory_file = match file {
+        FileUse::Always => None,
+        FileUse::Weighed if unplaced_only => None,
+        FileUse::Weighed | FileUse::Never => {
+            let memory_file = reopened(snapshot)?;
+            let is_compact =
+                file == FileUse::Weighed && set.is_worth_mapping() && !is_cached(&memory_file, set);
+            Some(memory_file).filter(|_| !is_compact)
+        }
+    };
     let part = |region: &PlacedRegion, range: PageRange| {
         let further = (range.start.0 - region.range.start.0) * PAGE_SIZE;
         PlacedRun { range, offset: region.offset + further }
     };
-    let is_few = unplaced.count().0.saturating_mul(FEW_UNPLACED) <= set.page_count().0;
-    let (compact, unplaced_only) = match file {
-        FileUse::Always => (true, false),
-        FileUse::Weighed if is_few => (true, true),
-        FileUse::Weighed => (set.is_worth_mapping(), false),
-        FileUse::Never => (false, false),
-    };
-    let regions = set.regions().iter().filter(|_| compact);
+    let regions = set.regions().iter().filter(|_| memory_file.is_none());
     let mapped = regions.flat_map(|region| match unplaced_only {
         true => unplaced.within(region.range).map(|run| part(region, run)).collect(),
         false => vec![part(region, region.range)],
     });
-    Source { compact, mapped: mapped.collect() }
+    let mapped = mapped.collect();
+    Ok(Source { memory_file, mapped })
+}
+
+/// Whether the memory file's pages of `set` are in the page cache, by some of them.
+fn is_cached(memory_file: &File, set: &LoadingSet) -> bool {
+    // What is not there is read for the look: that page and no window of others.
+    let _ = fadvise(memory_file, 0, None, Advice::Random);
+    let regions = set.regions();
+    regions.iter().step_by((regions.len() / LOOKS).max(1)).all(|region| {
+        let mut byte = [0];
+        let into = &mut [IoSliceMut::new(&mut byte)];
+        preadv2(memory_file, into, region.range.start.address().0, ReadWriteFlags::NOWAIT) == Ok(1)
+    })
 }

@@ -9,7 +9,7 @@ mount -t tmpfs -o size=1g,mode=1777 tmpfs /tmp
 mount -t tmpfs tmpfs /run
 ifconfig lo 127.0.0.1
 # For a step that does not end: where everything waits, once.
-PATIENCE=400
+PATIENCE=${PATIENCE:-400}
 tell_where() {
   sleep $PATIENCE
   echo "$1 has run for $PATIENCE s; where threads wait:"

@@ -14,7 +14,7 @@ use crate::examples::{self, Prepared};
 use crate::needs;
 use crate::workspace::target;
 
-/// After this long a run is ended and has failed.
+/// After this long a run is ended and has failed; one that measures may take twice as long.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Something that is run inside; it has succeeded when its exit status is 0.
@@ -142,7 +142,7 @@ pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
         faasnap: &faasnap,
         xtask: None,
     };
-    carry_out(&load, &steps)
+    carry_out(&load, &steps, if is_measuring { 2 * LIMIT } else { LIMIT })
 }
 
 /// Runs the demo's measurements, on a home with its function.
@@ -150,10 +150,10 @@ pub(crate) fn demo(home: &Path, faasnap: &Path) -> Result<()> {
     let xtask = std::env::current_exe().context("finding this executable")?;
     let load = Load { home, examples: None, more: Vec::new(), faasnap, xtask: Some(&xtask) };
     let line = "$XTASK measure-demo $FAASNAP $FAASNAP_TEST_HOME";
-    carry_out(&load, &[Step { name: "demo", what: What::Line(line), default: false }])
+    carry_out(&load, &[Step { name: "demo", what: What::Line(line), default: false }], LIMIT)
 }
 
-fn carry_out(load: &Load<'_>, steps: &[Step]) -> Result<()> {
+fn carry_out(load: &Load<'_>, steps: &[Step], limit: Duration) -> Result<()> {
     let mut needed = NEEDS.to_vec();
     needed.push(needs::COMPILER);
     needs::ensure(&needed)?;
@@ -163,7 +163,7 @@ fn carry_out(load: &Load<'_>, steps: &[Step]) -> Result<()> {
         disk::carry(staging, load, &still.copied().collect::<Vec<_>>())
     };
     let lines: Vec<_> = steps.iter().map(disk::step).collect();
-    rig.run(&lines, &disk::environment(load), LIMIT, carry, &mut |shown| match shown {
+    rig.run(&lines, &disk::environment(load), limit, carry, &mut |shown| match shown {
         // What can't be shown is in the log.
         Shown::Line(line) => drop(writeln!(std::io::stdout(), "  {line}")),
         Shown::Rig(text) | Shown::Ended(text) => eprintln!("{text}"),

@@ -46,7 +46,7 @@ impl InRig<'_> {
     pub fn run(&self, show: &mut dyn FnMut(Shown<'_>)) -> Result<(), RigError> {
         let functions = if self.quick { "hello,json" } else { "hello,json,pagerank" };
         let line = format!(
-            "mkdir -p /slow && mount -t ext4 -o noinit_itable /dev/vdb /slow && $FAASNAP runtime list && \
+            "mkdir -p /slow && mount -t ext4 -o noinit_itable /dev/vdb /slow && $FAASNAP runtime list >/dev/null && \
              cp -a /runtimes/* $FAASNAP_HOME/runtimes/ && python3 /rig/linux.py /functions {} {functions}",
             self.rounds
         );
