@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use guest_memory::{GuestMemory, Userfault};
 use pages::{GuestPhysical, PageCount, PageSet};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::sample::{Sample, page_content, range, set};
 use crate::{
@@ -138,6 +139,20 @@ fn faasnap_restores_every_page_with_and_without_each_technique() {
 
 #[test]
 fn the_loader_brings_the_set_in_while_nobody_touches_it() {
+    brought_in_while_nobody_touches_it();
+}
+
+#[test]
+fn on_one_processor_it_does_so_too() {
+    // This thread, and those that it starts.
+    let all = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap());
+    sched_setaffinity(None, &one).unwrap();
+    brought_in_while_nobody_touches_it();
+}
+
+fn brought_in_while_nobody_touches_it() {
     let sample = Sample::new();
     record_and_publish(&sample, RestoreStrategy::FaaSnap);
     sample.drop_cache();
