@@ -102,8 +102,11 @@ fn emulator(
     qemu.arg("-drive").arg(slow);
     qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(initrd);
     qemu.args(["-append", "console=ttyS0 quiet loglevel=2 panic=-1 mitigations=off"]);
-    // For whoever wants to know what the machine does: `socat - UNIX:.../monitor`.
-    qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", log.with_file_name("monitor").display()));
+    // For whoever wants to know what the machine does: `socat - UNIX:.../monitor`. A socket's name has 107 bytes at most.
+    let monitor = log.with_file_name("monitor");
+    if monitor.as_os_str().len() < 108 {
+        qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
+    }
     qemu.stdin(Stdio::null());
     qemu
 }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use walkdir::WalkDir;
 
@@ -126,7 +126,9 @@ fn image(image: &Path, staging: &Path) -> Result<(), RigError> {
     make.arg(staging).arg(image).arg(SIZE);
     // Debian has it where an ordinary user's search path does not lead.
     let path = std::env::var("PATH").unwrap_or_default();
-    run("mke2fs", make.env("PATH", format!("{path}:/usr/sbin:/sbin")))
+    // Even a quiet one tells that it makes a file.
+    make.env("PATH", format!("{path}:/usr/sbin:/sbin")).stdout(Stdio::null());
+    run("mke2fs", &mut make)
 }
 
 fn run(program: &'static str, command: &mut Command) -> Result<(), RigError> {
