@@ -4,7 +4,8 @@
 //! one in place; of pages that are in place already, eight come with one fault, and of a huge page all. Allocators map small areas
 //! to use them, and unmap what they don't need to map as much anew a moment later. So small areas get their pages at once, and
 //! of larger ones those parts that are no whole block of 2 MiB (whole ones have huge pages): at once where the block is there
-//! already, else when the block is first touched, from the touched page up, since stacks grow down. All of it on credit: what a
+//! already, else when the block is first touched: a heap, and what is filled from its end, at once too; a stack from the
+//! touched page up, since it grows down and most of it stays untouched. All of it on credit: what a
 //! program has that way and may never touch is bounded, and what it gives back it can have again.
 
 use guest_memory::{Advice, GuestMemory};
@@ -13,7 +14,7 @@ use pages::{PAGE_SIZE, PageCount, PageRange};
 use super::assignment::Extent;
 use super::physical::BLOCK_SIZE;
 use super::vma::{Access, Backing, Vma};
-use super::{AddressSpace, Mm};
+use super::{AddressSpace, Mm, layout};
 
 /// Pages that are put in place ahead, unless as many are given back: an eighth of the memory that the function may use, at
 /// least 16 MiB, at most 64 MiB.
@@ -93,7 +94,9 @@ impl AddressSpace {
         if part.end - part.start == BLOCK_SIZE {
             return;
         }
-        for extent in self.assigned.pieces(address / PAGE_SIZE * PAGE_SIZE..part.end) {
+        let is_stack = area.name == layout::STACK_NAME || self.stacks.contains(&area.end);
+        let from = if is_stack { address / PAGE_SIZE * PAGE_SIZE } else { part.start };
+        for extent in self.assigned.pieces(from..part.end) {
             if self.credit.take(extent.pages().count) {
                 populate(memory, &extent);
             }
@@ -187,13 +190,35 @@ mod tests {
         let touch =
             |address| assert_eq!(mm.page_fault(address, FaultAccess::Write, false), FaultOutcome::Retry);
         touch(tail + 0x3000);
-        assert_eq!(in_place_of(&mm, tail..tail + 0x9000), 6, "from what was touched up");
+        assert_eq!(in_place_of(&mm, tail..tail + 0x9000), 9, "also before what was touched");
         touch(start);
         assert_eq!(in_place_of(&mm, start..tail), 0, "that is for a huge page");
 
         // Grown within a block that is there already.
         mm.remap(start, BLOCK_SIZE + 0x9000, 2 * BLOCK_SIZE - 0x9000, false, None).unwrap();
         assert_eq!(in_place_of(&mm, tail + 0x9000..start + 2 * BLOCK_SIZE - 0x9000), 512 - 18);
+    }
+
+    #[test]
+    fn a_heap_is_in_place_as_a_whole_and_a_stack_from_the_touch_up() {
+        let (mm, write) = (mm(), Access::READ | Access::WRITE);
+        let touch =
+            |address| assert_eq!(mm.page_fault(address, FaultAccess::Write, false), FaultOutcome::Retry);
+        let heap = 0x5555_5580_0000;
+        mm.place_heap(heap);
+        // More than is assigned at once. An allocator marks the end of what it has got first.
+        let end = heap + BLOCK_SIZE - 0x5000;
+        assert_eq!(mm.set_heap_end(end), end);
+        touch(end - 0x1000);
+        assert_eq!(in_place_of(&mm, heap..end), 512 - 5);
+
+        // As a C library makes a stack: a guard, the rest accessible later.
+        let stack = map_at(&mm, Placement::Stack(0x7000_0000_0000), BLOCK_SIZE, Access::empty());
+        mm.protect(stack + PAGE_SIZE, BLOCK_SIZE - PAGE_SIZE, write).unwrap();
+        touch(stack + BLOCK_SIZE - 0x2000);
+        assert_eq!(in_place_of(&mm, stack..stack + BLOCK_SIZE), 2);
+        mm.unmap(stack, BLOCK_SIZE).unwrap();
+        assert!(mm.space.read().stacks.is_empty());
     }
 
     #[test]

@@ -59,6 +59,17 @@ fn whole_pages(start: u64, length: u64) -> Result<Range<u64>, Errno> {
     Ok(start..end)
 }
 
+impl AddressSpace {
+    /// Takes `range` out of the areas; gives what was there.
+    fn remove_from_areas(&mut self, range: Range<u64>) -> Vec<Vma> {
+        let removed = self.areas.remove(range);
+        for area in &removed {
+            self.stacks.remove(&area.end);
+        }
+        removed
+    }
+}
+
 impl Mm {
     /// mmap(2). Returns the address.
     ///
@@ -104,7 +115,11 @@ impl Mm {
                 }
             }
         };
+        let is_stack = matches!(request.placement, Placement::Stack(_));
         self.install(&mut space, range.clone(), request)?;
+        if is_stack {
+            space.stacks.insert(range.end);
+        }
         Ok(range.start)
     }
 
@@ -117,7 +132,7 @@ impl Mm {
             wipe_on_fork: false,
             name: request.name,
         };
-        space.areas.remove(range.clone());
+        space.remove_from_areas(range.clone());
         // Pages that stood behind something else here now stand behind the new area.
         for extent in self.pieces(space, range.clone())? {
             space.map_host(&self.memory, extent.pages(), &area.clipped(&extent.range))?;
@@ -151,7 +166,7 @@ impl Mm {
     }
 
     fn remove_areas(&self, space: &mut AddressSpace, range: Range<u64>) -> Result<(), Errno> {
-        let removed = space.areas.remove(range);
+        let removed = space.remove_from_areas(range);
         for area in removed {
             for extent in self.pieces(space, area.start..area.end)? {
                 space.credit.note(&self.memory, &area, extent.pages());
@@ -262,7 +277,7 @@ impl Mm {
 
     /// Puts `target` in place and moves the host pages behind `from` to its start.
     fn move_pages(&self, space: &mut AddressSpace, from: Range<u64>, target: &Vma) -> Result<(), Errno> {
-        space.areas.remove(target.start..target.end);
+        space.remove_from_areas(target.start..target.end);
         space.areas.insert(target.clone());
         for extent in self.pieces(space, target.start..target.end)? {
             space.map_host(&self.memory, extent.pages(), &target.clipped(&extent.range))?;

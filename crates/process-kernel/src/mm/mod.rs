@@ -57,6 +57,8 @@ pub mod layout {
     /// Anonymous ones are placed below this: apart from files, so that what is written and what is only read seldom share a
     /// block of 2 MiB (docs/restore.md).
     pub const ANONYMOUS_TOP: u64 = 0x7f7e_8000_0000;
+    /// What /proc/self/maps calls that.
+    pub const STACK_NAME: &str = "[stack]";
     /// Position-independent programs are loaded from here.
     pub const PROGRAM_BASE: u64 = 0x5555_5555_4000;
     /// Program interpreters (the dynamic loader) are loaded from here.
@@ -129,6 +131,8 @@ pub(crate) struct AddressSpace {
     /// Virtual blocks whose pages have entries of their own, which permit no more than the areas did when they were written:
     /// see [`fault`]. All other entries permit everything.
     pub strict: BTreeSet<u64>,
+    /// Where the areas end that are threads' stacks (MAP_STACK). Not saved: it only concerns memory not touched yet.
+    pub stacks: BTreeSet<u64>,
     /// For memory that is in place ahead of the program: see [`ahead`].
     pub credit: Credit,
 }
@@ -193,6 +197,7 @@ impl Mm {
             tables: PageTables::new(PageIndex(layout::ROOT_PAGE)),
             heap: 0..0,
             strict: BTreeSet::new(),
+            stacks: BTreeSet::new(),
             credit: Credit::default(),
         };
         for page in 0..layout::FIRST_FREE_PAGE {

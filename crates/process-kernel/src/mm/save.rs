@@ -332,6 +332,7 @@ impl Mm {
             tables: saved.tables,
             heap: saved.heap,
             strict: saved.strict,
+            stacks: BTreeSet::new(),
             credit: Credit::default(),
         };
         let mm = Self { memory, slots, space: RwLock::new(space), arrivals, restored: true };

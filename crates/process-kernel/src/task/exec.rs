@@ -104,7 +104,7 @@ fn install(process: &Process, request: &ExecRequest, resolved: &Resolved) -> Res
         length: stack_size,
         access: Access::READ | Access::WRITE,
         backing: Backing::Anonymous,
-        name: "[stack]",
+        name: layout::STACK_NAME,
     })?;
     let loaded = resolved.program.load(mm, layout::PROGRAM_BASE)?;
     let mut entry = loaded.entry;
