@@ -93,7 +93,9 @@ const STEPS: [Step; 14] = [
     Step { name: "cgroup-v2", what: What::Line(CGROUP_2), default: true },
     Step { name: "linux-exec", what: What::Line(LINUX_EXEC), default: true },
     Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: true },
-    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: true },
+    // By name only until it has run more often: its first program's connection ended early once in three runs, before guests waited
+    // longer for a busy host; twice in two runs since, it did not.
+    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
     // By name only: they take long.
     Step {
         name: "linux-soak",
