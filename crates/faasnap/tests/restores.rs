@@ -211,7 +211,8 @@ fn blocks_that_are_known_nearly_whole_are_huge_pages() {
     let path = directory(&home).join("loading-set");
     let length = fs::metadata(&path).unwrap().len();
     (0..length).rev().step_by(1 << 20).for_each(|offset| damage(&path, offset));
-    let ran = home.run(&write);
+    // Whatever the disk was found to be good at, it is read.
+    let ran = home.run(&[&write[..], &["--without", "weighing"]].concat());
     assert!(matches!(ran.status, Some(1 | 3)), "{:?}", ran.status);
     assert!(path.with_file_name("loading-set.quarantined").exists());
     assert_eq!(home.run(&write).good(), "0\n");
