@@ -5,7 +5,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use guest_memory::{AccessError, GuestMemory, Protection};
@@ -17,7 +16,7 @@ use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
 use process_kernel::net::Network;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
-use restore::{ExitCounts, LateBlocks, Phase, RestoreError, Timeline, WaitCounts};
+use restore::{ExitCounts, LateBlocks, Phase, ReadyThreads, RestoreError, Timeline, WaitCounts};
 use runtime_api::{Config, Credentials, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
 use snapshot::{MachineIdentity, Snapshot};
@@ -138,6 +137,8 @@ pub(crate) struct ReadyMachine {
     host: MachineIdentity,
     guard: MemoryGuard,
     timeline: Timeline,
+    /// Those of a restore.
+    threads: Arc<ReadyThreads>,
 }
 
 impl ReadyMachine {
@@ -151,12 +152,14 @@ impl ReadyMachine {
         // The smallest slot there is: most functions fit.
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, PageCount(1)))?;
         let host = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
-        Ok(Self { guest, host, guard: MemoryGuard::new(), timeline })
+        Ok(Self { guest, host, guard: MemoryGuard::new(), timeline, threads: Arc::default() })
     }
 
     /// Starts what of the machine's threads can be started before it is known what will run in it. This process is confined by now.
-    pub fn start_threads(&self) -> Result<(), InstanceError> {
-        Ok(self.guest.start_driver()?)
+    pub fn start_threads(&mut self) -> Result<(), InstanceError> {
+        self.guest.start_driver()?;
+        self.threads = Arc::new(ReadyThreads::start().map_err(RestoreError::Thread)?);
+        Ok(())
     }
 
     /// The request has come: time counts from here.
@@ -224,32 +227,32 @@ impl ReadyMachine {
         options: &RestoreOptions,
         listeners: &Listeners,
     ) -> Result<FunctionGuest, InstanceError> {
-        let Self { guest, host, mut guard, mut timeline } = self;
+        let Self { guest, host, mut guard, mut timeline, threads } = self;
         let Opened { snapshot, layout, saved } =
             timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedGuest>(directory, &host))?;
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
         let arrivals = Arc::new(saved.guest.late_blocks());
         let late = LateBlocks { arrivals: arrivals.clone(), first: saved.guest.first_blocks() };
-        let behind = Behind { memory: guest.memory(), ready: Some(guest.ready_memory()), late: Some(late) };
+        let (memory, ready) = (guest.memory().clone(), Some(guest.ready_memory().clone()));
+        let behind = Behind { memory, ready, late: Some(late), threads: threads.clone() };
         // The guest's objects are made again, files opened among them, while another thread plans.
-        let (revival, foreseen) = thread::scope(|scope| {
-            let plan = || behind.foresee(&snapshot, &layout, options);
-            let planning = thread::Builder::new().name("planner".to_owned()).spawn_scoped(scope, plan);
-            let revival = timeline.measure(Phase::StateRestored, || {
-                guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
-            });
-            let planned = planning.map(|planning| planning.join());
-            (revival, planned)
+        let planning = {
+            let options = options.clone();
+            threads.plan(move || {
+                let foreseen = behind.foresee(&snapshot, &layout, &options);
+                foreseen.map(|foreseen| (behind, Foresight { snapshot, layout, foreseen }))
+            })
+        };
+        let revival = timeline.measure(Phase::StateRestored, || {
+            guest.revive(saved.guest, &config.mounts, &|path| config.open(path))
         });
-        let foreseen = foreseen.map_err(RestoreError::Thread)?;
-        let foreseen = foreseen.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let (behind, foresight) = planning.map_err(RestoreError::Thread)?.join()?;
         let mut revival = revival?;
         revival.expect(arrivals.clone());
         let victim = Victim::default();
         let restored = {
             let files = revival.mapped_files().descriptors().map_err(InstanceError::MappedFile)?;
             let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
-            let foresight = Foresight { snapshot, layout, foreseen };
             Restored::begin(&behind, foresight, &files, options, alarm, &mut timeline)?
         };
         let context = revival.context();

@@ -36,7 +36,7 @@ impl Ready {
     }
 
     /// Starts what of its threads can be started ahead. This process is confined by now.
-    pub fn start_threads(&self) -> Result<(), InstanceError> {
+    pub fn start_threads(&mut self) -> Result<(), InstanceError> {
         match self {
             Self::Process(machine) => machine.start_threads(),
             // Its processors come with its kernel.

@@ -170,7 +170,8 @@ impl ReadyLinux {
         let hardware = config.hardware(&scratch)?;
         let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
         let victim = Victim::default();
-        let behind = Behind { memory: ready.memory(), ready: None, late: None };
+        let behind =
+            Behind { memory: ready.memory().clone(), ready: None, late: None, threads: Arc::default() };
         let foreseen = behind.foresee(&snapshot, &layout, options)?;
         let foresight = Foresight { snapshot, layout, foreseen };
         let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };

@@ -7,7 +7,7 @@ use guest_memory::GuestMemory;
 use pages::PageSet;
 use parking_lot::Mutex;
 use restore::{
-    Foreseen, GuestLayout, LateBlocks, LoadingSetProblem, Record, RestoreError, RestoreHandle,
+    Foreseen, GuestLayout, LateBlocks, LoadingSetProblem, ReadyThreads, Record, RestoreError, RestoreHandle,
     RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
 };
 use serde_bytes::ByteBuf;
@@ -62,16 +62,18 @@ impl Victim {
 }
 
 /// What a snapshot's memory is put behind, as far as it is known before the guest's files are open.
-pub(crate) struct Behind<'a> {
-    pub memory: &'a Arc<GuestMemory>,
+pub(crate) struct Behind {
+    pub memory: Arc<GuestMemory>,
     /// For a process guest, whose own page tables forbid the writes that its regions don't allow: the memory that was made
     /// ready ahead.
-    pub ready: Option<&'a PageSet>,
+    pub ready: Option<PageSet>,
     /// What of memory may come in while the guest runs.
     pub late: Option<LateBlocks>,
+    /// The restore's threads.
+    pub threads: Arc<ReadyThreads>,
 }
 
-impl Behind<'_> {
+impl Behind {
     /// Works out how the snapshot's memory is put there.
     pub fn foresee(
         &self,
@@ -88,7 +90,7 @@ impl Behind<'_> {
         layout: &'a GuestLayout,
         options: &RestoreOptions,
     ) -> RestoreRequest<'a> {
-        let mut request = RestoreRequest::new(self.memory, snapshot, layout, &[], options.strategy);
+        let mut request = RestoreRequest::new(&self.memory, snapshot, layout, &[], options.strategy);
         request.techniques = options.techniques;
         request.random_access = options.random_access.unwrap_or(request.random_access);
         request.record = match options.record {
@@ -96,7 +98,7 @@ impl Behind<'_> {
             Wish::IfNeeded => Record::IfNeeded(Default::default()),
             Wish::Again => Record::Always(Default::default()),
         };
-        match self.ready {
+        match &self.ready {
             Some(ready) => {
                 request.tables_forbid_writes = true;
                 request.ready = ready.clone();
@@ -105,6 +107,7 @@ impl Behind<'_> {
             None => request.techniques.neighbours_ahead = false,
         }
         request.late = self.late.clone();
+        request.threads = self.threads.clone();
         if options.verify {
             // What is compared is all there.
             request.techniques.late_blocks = false;
@@ -150,7 +153,7 @@ pub(crate) struct Restored {
 impl Restored {
     /// Puts the snapshot's memory behind the guest, whose `files` are open, as it was foreseen.
     pub fn begin(
-        behind: &Behind<'_>,
+        behind: &Behind,
         Foresight { snapshot, layout, foreseen }: Foresight,
         files: &[BorrowedFd<'_>],
         options: &RestoreOptions,
@@ -181,7 +184,7 @@ impl Restored {
         }));
         let handle = restore::restore_foreseen(&request, foreseen, timeline)?;
         if options.verify {
-            let pages = restore::wrong_pages(behind.memory, &snapshot, &layout, files)?;
+            let pages = restore::wrong_pages(&behind.memory, &snapshot, &layout, files)?;
             if !pages.is_empty() {
                 return Err(RestoreError::WrongPages { pages });
             }

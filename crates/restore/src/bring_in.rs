@@ -23,6 +23,7 @@ use crate::mapper::{self, Sources};
 use crate::placement::FromFile;
 use crate::plan::RestorePlan;
 use crate::progress::{Half, Progress};
+use crate::ready_threads::ReadyThreads;
 use crate::schedule::Unit;
 use crate::sole_reader::SoleReader;
 use crate::timeline::monotonic_ns;
@@ -293,26 +294,29 @@ impl std::fmt::Debug for Loader {
 
 impl Loader {
     /// Starts the threads that read.
-    pub fn start(work: Arc<BringIn>) -> io::Result<Self> {
+    pub fn start(work: Arc<BringIn>, threads: &ReadyThreads) -> io::Result<Self> {
         let huge_readers = work.job.huge.len().min(huge_blocks::READERS);
         work.outcome.readers.store(1 + huge_readers, Ordering::Release);
         let mut loader = Self { work, threads: Vec::new() };
-        loader.spawn("loader", |work| work.ended(work.load()))?;
+        loader.spawn(threads, |work| work.ended(work.load()))?;
         for _ in 0..huge_readers {
-            loader.spawn("huge-loader", |work| work.ended(work.load_huge()))?;
+            loader.spawn(threads, |work| work.ended(work.load_huge()))?;
         }
         Ok(loader)
     }
 
     /// Starts the thread that maps what comes in late.
-    pub fn start_mapper(&mut self) -> io::Result<()> {
-        self.spawn("mapper", BringIn::map)
+    pub fn start_mapper(&mut self, threads: &ReadyThreads) -> io::Result<()> {
+        self.spawn(threads, BringIn::map)
     }
 
-    fn spawn(&mut self, name: &str, run: impl FnOnce(&BringIn) + Send + 'static) -> io::Result<()> {
+    fn spawn(
+        &mut self,
+        threads: &ReadyThreads,
+        run: impl FnOnce(&BringIn) + Send + 'static,
+    ) -> io::Result<()> {
         let work = Arc::clone(&self.work);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            jail::narrow(jail::Role::Loader);
+        let thread = threads.load(move || {
             let _on_panic = StopOnPanic(&work);
             run(&work);
         });

@@ -22,6 +22,7 @@ use crate::loading_set::LoadingSet;
 use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
 use crate::plan::{PlacedRun, RestorePlan, StoredPages};
+use crate::ready_threads::ReadyThreads;
 use crate::reap::{Server, ServerJob, WorkingSet};
 use crate::recorder::Prepared;
 use crate::recording::{RecordingOptions, memory_pages};
@@ -83,6 +84,8 @@ pub struct RestoreRequest<'a> {
     pub ready: PageSet,
     /// Which blocks may come in while the guest runs; without this everything is mapped before it does.
     pub late: Option<LateBlocks>,
+    /// Its threads, as far as they were started before.
+    pub threads: Arc<ReadyThreads>,
     /// Called, from a thread of the restore's own, when the guest must be stopped because its memory can't be trusted.
     pub on_failure: Option<FailureHook>,
 }
@@ -108,6 +111,7 @@ impl<'a> RestoreRequest<'a> {
             tables_forbid_writes: false,
             ready: PageSet::new(),
             late: None,
+            threads: Arc::default(),
             on_failure: None,
         }
     }

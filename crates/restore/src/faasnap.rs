@@ -60,10 +60,10 @@ pub(crate) fn loaded(
     let start_ns = timeline.now_ns();
     huge_blocks::prepare(request.memory, &huge)?;
     // The disk works while the mappings are made.
-    let mut loader = Loader::start(Arc::clone(&work)).map_err(RestoreError::Thread)?;
+    let mut loader = Loader::start(Arc::clone(&work), &request.threads).map_err(RestoreError::Thread)?;
     timeline.measure(Phase::Mapped, || work.map_first())?;
     if work.progress.schedule().has_late_units() {
-        loader.start_mapper().map_err(RestoreError::Thread)?;
+        loader.start_mapper(&request.threads).map_err(RestoreError::Thread)?;
     }
     let first_is_read = work.progress.schedule().units.first().is_some_and(Unit::has_content);
     let is_in = work.progress.wait_until_in(0);

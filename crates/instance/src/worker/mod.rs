@@ -105,7 +105,7 @@ pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
     let node = Node(Arc::new(Mutex::new(sender)));
     // Without a machine there is no worker: the node hears why, and the worker ends.
     let refuse = |error| node.send(&FromWorker::Failed(Refused::Instance(error).failure()));
-    let machine = match Ready::new(kind) {
+    let mut machine = match Ready::new(kind) {
         Ok(machine) => machine,
         Err(error) => return Ok(refuse(error)?),
     };
