@@ -100,7 +100,7 @@ pub(crate) struct InvokeArguments {
     #[arg(long, value_name = "STRATEGY")]
     pub(crate) strategy: Option<Way>,
     /// Leave techniques of the faasnap strategy out: per-region-mapping, loading-set-file, weighing, concurrent-paging,
-    /// populate, private-ahead, neighbours-ahead, fresh-ahead
+    /// populate, private-ahead, neighbours-ahead, fresh-ahead, private-reads, ready-memory, late-blocks, huge-blocks
     #[arg(long, value_name = "TECHNIQUES", value_delimiter = ',')]
     pub(crate) without: Vec<Technique>,
     /// Whether a fault on the memory file reads one page (true) or the device's readahead window (false) [default: true for
@@ -179,6 +179,12 @@ mod tests {
         assert_eq!(parse("f --payload @a/b").unwrap().payload, Payload::File(PathBuf::from("a/b")));
         assert_eq!(parse("f --payload -").unwrap().payload, Payload::StandardInput);
         assert!(parse("f --payload @").is_err());
+    }
+
+    #[test]
+    fn help_names_every_technique() {
+        let help = <Line as clap::CommandFactory>::command().render_long_help().to_string();
+        assert!(Technique::ALL.iter().all(|technique| help.contains(technique.name())), "{help}");
     }
 
     #[test]
