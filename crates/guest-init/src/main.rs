@@ -12,6 +12,11 @@ mod sockets;
 mod system;
 
 use std::process::exit;
+use std::thread;
+use std::time::Duration;
+
+/// How long the host may take to hear the last word.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 fn main() {
     if std::process::id() != 1 {
@@ -40,5 +45,8 @@ fn run() -> Result<(), Failure> {
         host.report(failure);
     }
     system::settle();
+    // What was written last is still on its way: the kernel sends it beside us, and a reset takes its connection away. The host ends
+    // the machine when it has it.
+    thread::sleep(FAREWELL);
     result
 }
