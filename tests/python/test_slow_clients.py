@@ -1,7 +1,9 @@
 """Clients that dawdle: they hold up nobody, and the node ends what leads nowhere."""
 
+import contextlib
 import http.client
 import json
+import os
 import pathlib
 import socket
 import time
@@ -124,7 +126,14 @@ def test_slow_readers_hold_up_nobody_and_get_all(narrow, path):
 
 def test_clients_that_go_away_leave_nothing(narrow):
     def descriptors():
-        return len(list(pathlib.Path(f"/proc/{narrow.process.pid}/fd").iterdir()))
+        """Those of the node but for its instances: of those that answered into the void many stay warm, each with some."""
+        links = []
+        for descriptor in pathlib.Path(f"/proc/{narrow.process.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(descriptor))
+        instances = sum("last-words" in link for link in links)
+        of_instances = sum(any(part in link for part in ("last-words", "pidfd", "user:", "/snapshots/")) for link in links)
+        return len(links) - of_instances - instances  # a socket each
 
     invoke(narrow, b'{"bytes": 1}')
     before = descriptors()
@@ -137,9 +146,8 @@ def test_clients_that_go_away_leave_nothing(narrow):
         connection.close()
     for _ in range(300):
         invoke(narrow, b'{"bytes": 1}')
-        # Instances that answered into the void stay warm: a few descriptors each.
-        if descriptors() <= before + 40:
+        if descriptors() <= before + 5:
             break
         time.sleep(0.1)
-    assert descriptors() <= before + 40
+    assert descriptors() <= before + 5
     assert "panicked" not in (narrow.home / "serve.log").read_text()

@@ -276,11 +276,13 @@ impl Table {
         Member { table: self.clone(), number, state }
     }
 
-    /// Ends the connection that has been without a request for the longest, if any is without.
+    /// Ends the connection that has been without a request for the longest, if any is without; of two since the same
+    /// millisecond the one that came first.
     fn end_oldest(&self) {
         let states = self.states.lock();
-        let idle = states.values().map(|state| (state.idle_since.load(Ordering::Relaxed), state));
-        if let Some((_, state)) = idle.filter(|(since, _)| *since != BUSY).min_by_key(|(since, _)| *since) {
+        let since = states.iter().map(|(number, state)| (state.idle_since.load(Ordering::Relaxed), *number));
+        let oldest = since.filter(|(since, _)| *since != BUSY).min();
+        if let Some(state) = oldest.and_then(|(_, number)| states.get(&number)) {
             state.make_room.notify_one();
         }
     }
@@ -304,6 +306,15 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    #[tokio::test]
+    async fn of_connections_of_one_moment_the_first_makes_room() {
+        let table = Arc::new(Table::default());
+        let members: Vec<Member> = (0..32).map(|_| table.join()).collect();
+        members.iter().for_each(|member| member.state.idle_since.store(7, Ordering::Relaxed));
+        table.end_oldest();
+        members[0].state.make_room.notified().await;
+    }
 
     // The clock stands still, and jumps to whatever is waited for.
     #[tokio::test(start_paused = true)]
