@@ -99,7 +99,7 @@ impl HugeReader {
     /// Reads a block of `job` into its place and compares its checksums. Gives the bytes read.
     pub fn read(&self, job: &LoaderJob, huge: &HugeBlock) -> Result<u64, LoadFailure> {
         let range = huge.block.pages();
-        if !self.read_direct(job.memory(), range, huge.offset)? {
+        if !self.read_direct(job.memory(), range, huge.offset) {
             let read = job.memory().read_in(range, job.file().as_fd(), huge.offset);
             read.map_err(|error| job.not_read(huge.offset, of_disk(error)))?;
         }
@@ -108,9 +108,9 @@ impl HugeReader {
     }
 
     /// Reads past the page cache; `false` where that can't be.
-    fn read_direct(&self, memory: &GuestMemory, range: PageRange, offset: u64) -> Result<bool, LoadFailure> {
+    fn read_direct(&self, memory: &GuestMemory, range: PageRange, offset: u64) -> bool {
         let Some(file) = self.direct.as_ref().filter(|_| !self.is_refused.load(Ordering::Relaxed)) else {
-            return Ok(false);
+            return false;
         };
         // Whatever is wrong, reading through the page cache tells.
         let is_read = memory.read_in(range, file.as_fd(), offset).is_ok();
@@ -119,7 +119,7 @@ impl HugeReader {
         } else {
             self.is_refused.store(true, Ordering::Relaxed);
         }
-        Ok(is_read)
+        is_read
     }
 }
 

@@ -157,8 +157,8 @@ impl LoaderJob {
     /// Asks the kernel to read a chunk, without waiting; of the memory file also what lies between its pieces, where that costs the
     /// disk less than another read.
     fn ask(&self, number: usize) {
-        let extents = self.chunks.get(number).map(|chunk| extents(chunk)).unwrap_or_default();
-        for (offset, length) in bridged(extents, self.bridge.bytes()) {
+        let chunk = self.chunks.get(number).map(Vec::as_slice).unwrap_or_default();
+        for (offset, length) in extents(chunk, self.bridge.bytes()) {
             // A hint: what it doesn't bring in, the read does.
             let _ = fadvise(self.file(), offset, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
         }
@@ -170,7 +170,7 @@ impl LoaderJob {
         let Some(chunk) = self.chunks.get(number) else { return Ok(0) };
         let mut checksum = 0;
         let mut filled = 0;
-        for (offset, length) in extents(chunk) {
+        for (offset, length) in extents(chunk, 0) {
             let bytes = buffer.get_mut(filled..filled + length as usize).unwrap_or_default();
             filled += length as usize;
             self.file().read_exact_at(bytes, offset).map_err(|source| self.not_read(offset, source))?;
@@ -290,20 +290,6 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// `extents`, (offset, length) each, those that follow one another with at most `gap` bytes between as one.
-fn bridged(extents: Vec<(u64, u64)>, gap: u64) -> Vec<(u64, u64)> {
-    let mut bridged: Vec<(u64, u64)> = Vec::with_capacity(extents.len());
-    for (offset, length) in extents {
-        match bridged.last_mut() {
-            Some((before, known)) if (*before + *known..=*before + *known + gap).contains(&offset) => {
-                *known = offset + length - *before;
-            }
-            _ => bridged.push((offset, length)),
-        }
-    }
-    bridged
-}
-
 /// `pages` with everything that can share a group of [`GROUP`] with one of them, wherever the groups' borders are: these follow
 /// guest-virtual addresses, which are not known here.
 fn with_neighbours(pages: &PageSet) -> PageSet {
@@ -312,16 +298,4 @@ fn with_neighbours(pages: &PageSet) -> PageSet {
         PageRange::between(start, PageIndex((run.end().0 + GROUP - 1).min(PageSet::LIMIT.0)))
     };
     pages.runs().iter().map(around).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_asked_for_bridges_small_gaps_ahead_only() {
-        let extents = vec![(100, 10), (115, 5), (126, 4), (40, 10), (50, 1)];
-        assert_eq!(bridged(extents.clone(), 5), [(100, 20), (126, 4), (40, 11)]);
-        assert_eq!(bridged(extents, 6), [(100, 30), (40, 11)]);
-    }
 }

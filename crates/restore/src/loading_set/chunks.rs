@@ -42,17 +42,23 @@ pub(crate) fn chunks(regions: &[PlacedRegion]) -> Vec<Vec<Piece>> {
     chunks
 }
 
-/// The bytes of the file behind `chunk`, as runs of (offset, length).
-pub(crate) fn extents(chunk: &[Piece]) -> Vec<(u64, u64)> {
-    let mut extents: Vec<(u64, u64)> = Vec::new();
-    for piece in chunk {
-        let length = piece.range.count.bytes();
-        match extents.last_mut() {
-            Some((offset, before)) if *offset + *before == piece.offset => *before += length,
-            _ => extents.push((piece.offset, length)),
+/// The bytes of the file behind `chunk`, as runs of (offset, length), with what lies between two that follow one another with at
+/// most `gap` bytes between.
+pub(crate) fn extents(chunk: &[Piece], gap: u64) -> Vec<(u64, u64)> {
+    joined(chunk.iter().map(|piece| (piece.offset, piece.range.count.bytes())), gap)
+}
+
+fn joined(pieces: impl IntoIterator<Item = (u64, u64)>, gap: u64) -> Vec<(u64, u64)> {
+    let mut joined: Vec<(u64, u64)> = Vec::new();
+    for (offset, length) in pieces {
+        match joined.last_mut() {
+            Some((before, known)) if (*before + *known..=*before + *known + gap).contains(&offset) => {
+                *known = offset + length - *before;
+            }
+            _ => joined.push((offset, length)),
         }
     }
-    extents
+    joined
 }
 
 #[cfg(test)]
@@ -80,6 +86,13 @@ mod tests {
             chunks.iter().map(|chunk| chunk.iter().map(|piece| piece.range.count.0).sum()).collect();
         assert_eq!(counts, [64, 46, 64, 64, 64, 64, 64, 64, 64, 64, 6]);
         assert_eq!(chunks[2], [Piece { range: range(512, 576), offset: 110 * page }]);
-        assert_eq!(extents(&chunks[0]), [(0, 64 * page)]);
+        assert_eq!(extents(&chunks[0], 0), [(0, 64 * page)]);
+    }
+
+    #[test]
+    fn what_is_asked_for_bridges_small_gaps_ahead_only() {
+        let extents = vec![(100, 10), (115, 5), (126, 4), (40, 10), (50, 1)];
+        assert_eq!(joined(extents.clone(), 5), [(100, 20), (126, 4), (40, 11)]);
+        assert_eq!(joined(extents, 6), [(100, 30), (40, 11)]);
     }
 }
