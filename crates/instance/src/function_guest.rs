@@ -27,7 +27,7 @@ use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::memory_guard::MemoryGuard;
 use crate::program::{self, ProgramError};
-use crate::restored::{Alarm, Behind, Conclusion, Foresight, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, Conclusion, Foresight, RestoreOptions, Restored, Touched, Victim};
 use crate::runtime_bridge::{self, LoopbackBridge, RuntimeBridge};
 
 /// How long a guest may take to come to rest. Its threads are kicked, so this is only exceeded by a defect.
@@ -255,6 +255,7 @@ impl ReadyMachine {
             let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };
             Restored::begin(&behind, foresight, &files, options, alarm, &mut timeline)?
         };
+        revival.expect_growth(restored.growth().clone());
         let context = revival.context();
         connect_log(&context.ipc, listeners);
         config.connect(&context.network)?;
@@ -387,7 +388,9 @@ impl FunctionGuest {
             self.kill();
         }
         let paused = self.process.pause(PAUSE_LIMIT).is_ok();
-        let touched = self.process.mm.touched().ok().filter(|_| paused);
+        let mm = &self.process.mm;
+        let touched = mm.touched().ok().filter(|_| paused);
+        let touched = touched.map(|pages| Touched { pages, grown: mm.grown() });
         let restored = self.restored.take();
         let end =
             restored.map(|restored| restored.finish(self.timeline.clone(), touched)).unwrap_or_default();

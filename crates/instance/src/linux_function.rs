@@ -17,7 +17,6 @@ use linux_guest::{
     Session, initial_files, memory_ranges,
 };
 use machine::{Kvm, SystemVm};
-use pages::PageSet;
 use parking_lot::{Condvar, Mutex};
 use process_kernel::ipc::LogStream;
 use process_kernel::task::ExitStatus;
@@ -30,7 +29,7 @@ use crate::checkpoint::{self, CheckpointError, Opened, Saved};
 use crate::error_text::chain;
 use crate::function_guest::{InstanceError, Listeners, events_to};
 use crate::memory_guard::MemoryGuard;
-use crate::restored::{Alarm, Behind, Conclusion, Foresight, RestoreOptions, Restored, Victim};
+use crate::restored::{Alarm, Behind, Conclusion, Foresight, RestoreOptions, Restored, Touched, Victim};
 use crate::runtime_bridge::{RuntimeBridge, Sockets};
 
 /// How long a guest may take to come to rest: its first program freezes the function and closes its connection.
@@ -304,7 +303,7 @@ impl LinuxFunction {
     pub fn end(mut self) -> Conclusion {
         let paused = self.session.pause();
         // What its own page tables say isn't looked at: it maps no files of the host.
-        let touched = paused.is_ok().then(PageSet::new);
+        let touched = paused.is_ok().then(Touched::default);
         let restored = self.restored.take();
         let end =
             restored.map(|restored| restored.finish(self.timeline.clone(), touched)).unwrap_or_default();

@@ -130,6 +130,15 @@ pub(crate) struct Alarm {
     pub learned: Arc<dyn Fn(Learned) + Send + Sync>,
 }
 
+/// What a guest touched.
+#[derive(Default)]
+pub(crate) struct Touched {
+    /// Of the blocks that it had from the beginning.
+    pub pages: PageSet,
+    /// What it had in others.
+    pub grown: PageSet,
+}
+
 /// How an instance ended.
 #[derive(Default)]
 pub(crate) struct Conclusion {
@@ -198,6 +207,11 @@ impl Restored {
         self.failed.get().cloned()
     }
 
+    /// What is ready for blocks that the guest gets later.
+    pub fn growth(&self) -> &PageSet {
+        self.handle.growth()
+    }
+
     /// Whether the recording needs to know which pages the guest itself touches.
     pub fn wants_touches(&self) -> bool {
         self.recorded
@@ -229,14 +243,14 @@ impl Restored {
         }
     }
 
-    /// Ends what works on memory, and tells the node what was recorded; gives what went wrong. `touched` are the pages that the
-    /// guest itself touched, if it has come to rest.
-    pub fn finish(self, mut timeline: Timeline, touched: Option<PageSet>) -> Conclusion {
+    /// Ends what works on memory, and tells the node what was recorded; gives what went wrong. `touched` says what the guest itself
+    /// touched, if it has come to rest.
+    pub fn finish(self, mut timeline: Timeline, touched: Option<Touched>) -> Conclusion {
         let problem = self.finished(&mut timeline, touched);
         Conclusion { problem, timeline: Some(timeline) }
     }
 
-    fn finished(self, timeline: &mut Timeline, touched: Option<PageSet>) -> Option<String> {
+    fn finished(self, timeline: &mut Timeline, touched: Option<Touched>) -> Option<String> {
         let outcome = self.handle.finish(timeline);
         if let Some(failure) = outcome.failure {
             return Some(format!("memory could not be brought back: {}", chain(&failure)));
@@ -253,7 +267,8 @@ impl Restored {
                         "the invocation was not recorded: its guest did not come to rest".to_owned(),
                     );
                 };
-                recording.note_touches(&touched, &self.snapshot, &self.layout);
+                recording.note_touches(&touched.pages, &self.snapshot, &self.layout);
+                recording.note_growth(&touched.grown, &self.layout);
                 match recording.encode() {
                     Ok(bytes) => {
                         (self.learned)(Learned::Recording(ByteBuf::from(bytes)));

@@ -67,13 +67,11 @@ fn transplant_into(
     process.pause(Duration::from_secs(10)).unwrap();
     let (saved, image) = old.save(&process).unwrap();
     new.make_ready(1, PageCount(image.page_count.0)).unwrap();
-    let revival = new.revive(saved, &mounts(), &open_by_path).unwrap();
+    let mut revival = new.revive(saved, &mounts(), &open_by_path).unwrap();
     let files = revival.mapped_files().descriptors().unwrap();
     copy_memory(old.memory(), new.memory(), &image, &files, writable);
     let past = PageRange::between(PageIndex(image.page_count.0), PageSet::LIMIT);
-    for run in new.ready_memory().within(past) {
-        new.memory().release(run).unwrap();
-    }
+    revival.expect_growth(new.ready_memory().within(past).collect());
     process.exit(ExitStatus::Code(0));
     process.wait_ended(Some(Duration::from_secs(10))).expect("the old guest ends");
     let log = collect_log(&revival.context().ipc);
@@ -211,4 +209,80 @@ print('wrote', flush=True)
     assert_eq!(status, Some(ExitStatus::Signal(11)), "{log}{:?}", process.failure());
     assert!(log.contains("still here b'\\x07\\x08'"), "{log}");
     assert!(!log.contains("wrote"), "{log}");
+}
+
+/// Uses memory that is new after the restore in every way, then goes wrong as it is told.
+const GROWING: &str = "
+import ctypes, sys, threading, time
+libc = ctypes.CDLL(None)
+for call in libc.mmap, libc.mremap: call.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+for call in libc.mprotect, libc.madvise: call.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+P = 4096
+def new(pages, access=3, at=None): return libc.mmap(at, pages * P, access, 0x32 if at else 0x22, -1, 0)
+def holds(at, pages, byte): return ctypes.string_at(at, pages * P) == bytes([byte]) * (pages * P)
+file = open(sys.executable, 'rb')
+head = file.read(4 * P)
+def use(pages):
+    at = new(pages)
+    assert holds(at, pages, 0)
+    ctypes.memset(at, 5, pages * P)
+    assert libc.mprotect(at + P, P, 1) == 0 and holds(at, pages, 5)
+    assert libc.mprotect(at + P, P, 3) == 0
+    ctypes.memset(at + P, 6, P)
+    assert libc.munmap(at + 2 * P, 3 * P) == 0
+    assert new(3, at=at + 2 * P) == at + 2 * P and holds(at + 2 * P, 3, 0)
+    assert libc.madvise(at + 6 * P, P, 4) == 0 and holds(at + 6 * P, 1, 0)
+    assert libc.mmap(at + 8 * P, 4 * P, 1, 0x12, file.fileno(), 0) == at + 8 * P
+    assert ctypes.string_at(at + 8 * P, 4 * P) == head
+    assert holds(new(2, access=1, at=at + 12 * P), 2, 0)
+    moved = libc.mremap(at + 20 * P, 10 * P, (pages + 300) * P, 1)
+    assert holds(moved, 10, 5) and holds(moved + 10 * P, pages + 290, 0)
+    ctypes.memset(moved, 7, (pages + 300) * P)
+    return at
+kept = []
+def grow():
+    for pages in 33, 64, 256, 200, 511, 512, 700, 256: kept.append(use(pages))
+print('ready', flush=True)
+time.sleep(0.5)
+grow()
+threads = [threading.Thread(target=use, args=(100 + number,)) for number in range(4)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print('grown', flush=True)
+time.sleep(0.5)
+assert all(holds(at, 1, 5) and holds(at + P, 1, 6) for at in kept)
+grow()
+print('again', flush=True)
+last = new(100)
+if sys.argv[1] == 'past': ctypes.memset(last, 1, 100 * P + 1)
+if sys.argv[1] == 'read-only': ctypes.memset(kept[2] + 12 * P, 1, 1)
+if sys.argv[1] == 'gone' and libc.munmap(last, 100 * P) == 0: ctypes.string_at(last + 50 * P, 1)
+print('went on', flush=True)
+";
+
+#[test]
+fn memory_made_ready_for_new_blocks_is_as_if_it_were_mapped() {
+    let kvm = Kvm::open().expect("these tests need /dev/kvm");
+    for wrong in ["past", "read-only", "gone"] {
+        let guest = ProcessGuest::new(&kvm).unwrap();
+        let (process, log) = start(&guest, &["/usr/bin/python3", "-c", GROWING, wrong]);
+        wait_for(&log, "ready");
+        let mut new = ProcessGuest::new(&kvm).unwrap();
+        // Of most blocks all, of others some pages.
+        let range = |start, count| PageRange::new(PageIndex(start), PageCount(count));
+        let wanted = (2..40).map(|block| range(block * 512, if block % 5 == 0 { 150 } else { 512 }));
+        new.want_memory_ready(&wanted.collect());
+        while new.make_memory_ready().unwrap() {}
+        let (new, process, log) = transplant_into(new, guest, process, false);
+        wait_for(&log, "grown");
+        // What was not used is not in the next snapshot, nor in its way.
+        let (_newer, process, log) = transplant(&kvm, new, process);
+        let status = process.wait_ended(Some(Duration::from_secs(60)));
+        let log = log.lock().unwrap().clone();
+        assert_eq!(status, Some(ExitStatus::Signal(11)), "{wrong}: {log}{:?}", process.failure());
+        assert!(log.contains("again") && !log.contains("went on"), "{wrong}: {log}");
+    }
 }

@@ -149,19 +149,22 @@ pub fn restore_foreseen(
         Way::Loaded(draft) => faasnap::loaded(request, timeline, *draft),
         Way::Userfaults { working_set } => userfaults(request, timeline, working_set),
     };
-    let Restored { plan, background, loading_set, placed, prefetched_bytes, loader_start_ns } = restored?;
+    let Restored { plan, background, loading_set, placed, growth, prefetched_bytes, loader_start_ns } =
+        restored?;
     let is_late = background.loader.as_ref().is_some_and(Loader::has_late_blocks);
     if let Some(late) = request.late.as_ref().filter(|_| !is_late) {
         late.arrivals.all_arrived();
     }
-    // What was made ready past the guest's end is of no use to it.
+    // Of what was made ready past the guest's end, that is of no use to it which it is not known to grow into.
     let end = PageIndex(request.layout.page_count().0);
     if end < request.ready.end() {
         let past = PageRange::between(end, request.ready.end());
-        request.ready.within(past).try_for_each(|run| request.memory.release(run))?;
+        let past: PageSet = request.ready.within(past).collect();
+        past.difference(&growth).runs().iter().try_for_each(|run| request.memory.release(*run))?;
     }
     if !request.ready.is_empty() {
-        let (bytes, used_bytes) = (request.ready.count().bytes(), placed.count().bytes());
+        let (bytes, used) = (request.ready.count().bytes(), placed.union(&growth));
+        let used_bytes = used.count().bytes();
         timeline.ready = Some(ReadyUse { bytes, used_bytes });
     }
     let cut = background.loader.as_ref().map(|loader| loader.work().progress.schedule().mappings());
@@ -174,6 +177,7 @@ pub fn restore_foreseen(
         background,
         loading_set,
         placed,
+        growth,
         stored: request.snapshot.stored_pages().clone(),
         prefetched_bytes,
         loader_start_ns,
@@ -188,6 +192,8 @@ pub(crate) struct Restored {
     pub loading_set: PageSet,
     /// Pages whose memory was there before.
     pub placed: PageSet,
+    /// Pages that are ready for blocks which the guest gets later.
+    pub growth: PageSet,
     pub prefetched_bytes: u64,
     pub loader_start_ns: u64,
 }

@@ -39,7 +39,7 @@ pub(crate) fn loaded(
     draft: Draft,
 ) -> Result<Restored, RestoreError> {
     let techniques = draft.job.techniques;
-    let Draft { plan, placed, huge, loading_set, .. } = draft;
+    let Draft { plan, placed, huge, growth, loading_set, .. } = draft;
     let files = Files::of(request, draft.job.set_file(), &plan)?;
     // Without private copies the page cache is what the guest maps.
     let private = techniques.private_reads;
@@ -81,7 +81,7 @@ pub(crate) fn loaded(
     if !is_in {
         return Err(RestoreError::Thread(io::Error::other("it ended before its work was done")));
     }
-    let mut restored = Restored { plan, loading_set, placed, ..Restored::default() };
+    let mut restored = Restored { plan, loading_set, placed, growth, ..Restored::default() };
     restored.loader_start_ns = start_ns;
     restored.background.loader = Some(loader);
     Ok(restored)
@@ -94,6 +94,8 @@ pub(crate) struct Draft {
     placed: PageSet,
     /// Blocks that become huge pages.
     huge: PageSet,
+    /// What is left for blocks that the guest gets later.
+    growth: PageSet,
     loading_set: PageSet,
     job: LoaderJob,
     schedule: Schedule,
@@ -122,6 +124,9 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
         false => Placement::default(),
     };
     placement.huge = huge;
+    if techniques.private_reads && techniques.ready_memory && techniques.growth_ahead {
+        placement.growth = request.layout.in_free_blocks(&set.fresh().intersection(&request.ready));
+    }
     let loading_set = set.pages();
     let unplaced = loading_set.difference(&placement.pages).difference(&placement.huge);
     let source = source(request.snapshot, &set, &unplaced, techniques.loading_set_file)?;
@@ -138,7 +143,8 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
     if request.random_access {
         schedule.read_singly(&random_pages(request, &plan));
     }
-    Ok(Draft { plan, placed: placement.pages, huge: placement.huge, loading_set, job, schedule, arrivals })
+    let Placement { pages: placed, huge, growth, .. } = placement;
+    Ok(Draft { plan, placed, huge, growth, loading_set, job, schedule, arrivals })
 }
 
 /// Where a loading set is read from.

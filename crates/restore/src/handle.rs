@@ -68,6 +68,8 @@ pub struct RestoreHandle {
     pub(crate) loading_set: PageSet,
     /// Pages whose content was put into memory that was there before.
     pub(crate) placed: PageSet,
+    /// Pages that are ready for blocks which the guest gets later.
+    pub(crate) growth: PageSet,
     pub(crate) stored: PageSet,
     /// Bytes that were in place before the guest ran.
     pub(crate) prefetched_bytes: u64,
@@ -79,6 +81,11 @@ impl RestoreHandle {
     /// What was done to guest memory.
     pub fn plan(&self) -> &RestorePlan {
         &self.plan
+    }
+
+    /// What is ready of guest memory in which the guest has nothing yet: in memory, writable, zero.
+    pub fn growth(&self) -> &PageSet {
+        &self.growth
     }
 
     /// What a user should hear of.

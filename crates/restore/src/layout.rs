@@ -1,10 +1,13 @@
 //! What lies where in guest-physical memory: the input of every plan, kept in a snapshot section of its own.
 
 use guest_memory::Protection;
-use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use serde::{Deserialize, Serialize};
 use snapshot::{SectionKind, Snapshot, SnapshotBuilder, SnapshotError};
 use thiserror::Error;
+
+/// Where guest-physical memory ends that can be made ready ahead: the first 512 blocks (docs/process-guest.md).
+pub(crate) const READY_END: PageIndex = PageIndex(Block::PAGES.0 * Block::PAGES.0);
 
 /// Number of a file in the list that the guest supplies at restore.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -176,6 +179,15 @@ impl GuestLayout {
             Some(run) => Err(LayoutError::StoredWithoutMemory { page: run.start }),
             None => Ok(()),
         }
+    }
+
+    /// Those of `pages` that lie in blocks in which no region has a part, and that can be made ready: such blocks are handed out whole.
+    #[must_use]
+    pub(crate) fn in_free_blocks(&self, pages: &PageSet) -> PageSet {
+        let blocks = self.regions.iter().flat_map(|region| Block::meeting(region.range));
+        let used: PageSet = blocks.map(Block::pages).collect();
+        let free = pages.difference(&used);
+        free.within(PageRange::between(PageIndex(0), READY_END)).collect()
     }
 
     /// The same with writing allowed wherever reading is: for a guest whose own page tables forbid the writes that its regions

@@ -48,6 +48,8 @@ pub(crate) struct Placement {
     pub files: Vec<FromFile>,
     /// Blocks that become huge pages; none of the pages above lies in one.
     pub huge: PageSet,
+    /// Pages of blocks in which the guest has nothing yet, for when it gets them.
+    pub growth: PageSet,
 }
 
 impl Placement {
@@ -96,7 +98,7 @@ impl Placement {
 
     /// What no mapping of the plan may replace.
     pub fn kept(&self) -> PageSet {
-        self.pages.union(&self.idle).union(&self.huge)
+        self.pages.union(&self.idle).union(&self.huge).union(&self.growth)
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use snapshot::{Snapshot, SnapshotError, SnapshotId};
 use thiserror::Error;
 
-use crate::layout::{Backing, GuestLayout};
+use crate::layout::{Backing, GuestLayout, READY_END};
 use crate::loading_set::{LoadingSet, LoadingSetRule, MergeRule, Order};
 use crate::strategy::RestoreStrategy;
 
@@ -72,7 +72,8 @@ pub struct Recording {
     pub read_ahead: PageSet,
     /// Stored pages of which the guest had a private copy at the end: it wrote them.
     pub written: PageSet,
-    /// Zero pages of the snapshot that the guest had touched at the end: new memory.
+    /// Zero pages of the snapshot that the guest had touched at the end: new memory. So are pages that it has beyond those of the
+    /// snapshot; see [`Recording::note_growth`].
     pub fresh: PageSet,
     /// Pages of its own files, not stored in the snapshot, that the guest touched; see [`Recording::note_touches`].
     pub files: PageSet,
@@ -88,6 +89,12 @@ impl Recording {
             .map(|region| region.range);
         let files: PageSet = files.collect();
         self.files = touched.intersection(&files).difference(snapshot.stored_pages());
+    }
+
+    /// Adds what the guest had of blocks that no region of the snapshot's layout has a part in, as far as such memory can be made
+    /// ready ahead.
+    pub fn note_growth(&mut self, grown: &PageSet, layout: &GuestLayout) {
+        self.fresh = self.fresh.union(&layout.in_free_blocks(grown));
     }
 
     /// Every stored page that was seen.
@@ -123,7 +130,11 @@ impl Recording {
             return Err(RecordingError::Misfit("it is for another strategy"));
         }
         let pages = snapshot.page_count();
-        if recording.readahead_window > pages || recording.sets().any(|set| set.end().0 > pages.0) {
+        let past = |set: &PageSet| set.end().0 > pages.0;
+        let not_fresh =
+            recording.groups.iter().chain([&recording.read_ahead, &recording.written, &recording.files]);
+        let too_fresh = recording.fresh.end().0 > pages.0.max(READY_END.0);
+        if recording.readahead_window > pages || not_fresh.into_iter().any(past) || too_fresh {
             return Err(RecordingError::Misfit("it names pages that the guest does not have"));
         }
         Ok(recording)

@@ -212,9 +212,8 @@ mod tests {
         let how = StoredPages::Mapped { merge_gap: PageCount(8) };
         let placement = Placement {
             pages: set(&[(1100, 1110), (1216, 1232), (2048, 2060)]),
-            idle: PageSet::new(),
             files: vec![FromFile { range: range(1100, 1110), file: FileIndex(0), offset: 0x1000 }],
-            huge: PageSet::new(),
+            ..Placement::default()
         };
         let plan = RestorePlan::build(&layout, &stored, how, &[]).around(&placement.pages);
         let piece = |start, end| Piece { range: range(start, end), offset: start * 4096 };

@@ -78,6 +78,9 @@ pub struct Techniques {
     pub private_reads: bool,
     /// What is known to be touched is read into memory that the worker made ready before the request. Needs `private_reads`.
     pub ready_memory: bool,
+    /// Of what the worker made ready, that is left which the recorded invocation had of blocks beyond the snapshot: the guest gets it
+    /// with these blocks. Needs `ready_memory`.
+    pub growth_ahead: bool,
     /// The guest runs at once, and blocks of its memory that nothing is behind yet are let in one by one as they arrive; a touch
     /// of one that is still to come waits. Needs a guest whose page tables can hide a block.
     pub late_blocks: bool,
@@ -98,6 +101,7 @@ impl Default for Techniques {
             fresh_ahead: true,
             private_reads: true,
             ready_memory: true,
+            growth_ahead: true,
             late_blocks: true,
             huge_blocks: true,
         }
@@ -129,6 +133,8 @@ pub enum Technique {
     PrivateReads,
     /// [`Techniques::ready_memory`].
     ReadyMemory,
+    /// [`Techniques::growth_ahead`].
+    GrowthAhead,
     /// [`Techniques::late_blocks`].
     LateBlocks,
     /// [`Techniques::huge_blocks`].
@@ -137,7 +143,7 @@ pub enum Technique {
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::PerRegionMapping,
         Self::LoadingSetFile,
         Self::Weighing,
@@ -148,6 +154,7 @@ impl Technique {
         Self::FreshAhead,
         Self::PrivateReads,
         Self::ReadyMemory,
+        Self::GrowthAhead,
         Self::LateBlocks,
         Self::HugeBlocks,
     ];
@@ -165,6 +172,7 @@ impl Technique {
             Self::FreshAhead => "fresh-ahead",
             Self::PrivateReads => "private-reads",
             Self::ReadyMemory => "ready-memory",
+            Self::GrowthAhead => "growth-ahead",
             Self::LateBlocks => "late-blocks",
             Self::HugeBlocks => "huge-blocks",
         }
@@ -208,6 +216,7 @@ impl Techniques {
             Technique::FreshAhead => self.fresh_ahead = false,
             Technique::PrivateReads => self.private_reads = false,
             Technique::ReadyMemory => self.ready_memory = false,
+            Technique::GrowthAhead => self.growth_ahead = false,
             Technique::LateBlocks => self.late_blocks = false,
             Technique::HugeBlocks => self.huge_blocks = false,
         }

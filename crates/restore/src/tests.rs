@@ -2,6 +2,7 @@
 
 mod faults;
 mod golden;
+mod growth;
 mod huge;
 mod late;
 mod recorded;

@@ -34,7 +34,7 @@ impl Default for Credit {
     }
 }
 
-fn is_private_memory(area: &Vma) -> bool {
+pub(super) fn is_private_memory(area: &Vma) -> bool {
     matches!(area.backing, Backing::Anonymous) && area.access.contains(Access::WRITE)
 }
 

@@ -235,14 +235,20 @@ impl Mm {
         self.slots.cover(space.physical.used())
     }
 
-    /// Maps what the areas in a virtual block say into `block`, which is empty, and writes its entry.
+    /// Maps what the areas in a virtual block say into `block`, which is empty but for what is ready of it, and writes its entry.
     fn fill_block(&self, space: &mut AddressSpace, number: u64, block: Block) -> Result<(), Errno> {
         let whole = addresses(number);
-        for area in space.areas.overlapping(whole.clone()) {
-            let area = area.clipped(&whole);
+        let mut ready = space.growth.take(block);
+        let areas: Vec<Vma> =
+            space.areas.overlapping(whole.clone()).map(|area| area.clipped(&whole)).collect();
+        for area in areas {
             let first = PageIndex(block.first().0 + (area.start - whole.start) / PAGE_SIZE);
             let pages = PageRange::new(first, PageCount(area.length() / PAGE_SIZE));
-            space.map_host(&self.memory, pages, &area)?;
+            ready = space.map_new(&self.memory, pages, &area, &ready)?;
+        }
+        // Where no area is nothing may be accessible.
+        for run in ready.runs() {
+            self.memory.release(*run).map_err(|error| errno_of(&error))?;
         }
         self.slots.cover(space.physical.used())?;
         space.map_block(&self.memory, number, block, &BlockEntries::Whole(Entry::UserWrite))

@@ -108,8 +108,13 @@ impl Mm {
                 match wanted.filter(|wanted| hint >= layout::LOWEST && space.areas.is_free(wanted.clone())) {
                     Some(wanted) => wanted,
                     None => {
-                        let start = free_range(&mut space.areas, length, &request.backing, huge);
-                        let start = start.ok_or(Errno::NOMEM)?;
+                        let apart = match huge && self.restored {
+                            true => space.range_apart(length, request.access, &request.backing),
+                            false => None,
+                        };
+                        let start = apart
+                            .or_else(|| free_range(&mut space.areas, length, &request.backing, huge))
+                            .ok_or(Errno::NOMEM)?;
                         start..start + length
                     }
                 }
@@ -170,6 +175,7 @@ impl Mm {
         for area in removed {
             for extent in self.pieces(space, area.start..area.end)? {
                 space.credit.note(&self.memory, &area, extent.pages());
+                space.note_growth(&self.memory, &area, &extent);
                 // The host mapping goes even if that fails to leave the reservation: the memory is given back.
                 self.memory.release(extent.pages()).map_err(|error| errno_of(&error))?;
             }
@@ -367,6 +373,7 @@ impl Mm {
                 continue;
             }
             for extent in self.pieces(&space, area.start..area.end)? {
+                space.note_growth(&self.memory, &area, &extent);
                 self.discard_pages(&mut space, &area.clipped(&extent.range), extent.pages())?;
             }
         }

@@ -13,6 +13,7 @@ mod access;
 mod ahead;
 mod assignment;
 mod fault;
+mod growth;
 mod late;
 mod map;
 mod page_tables;
@@ -38,6 +39,7 @@ pub use vma::{Access, Backing, Vma, VmaMap};
 
 use ahead::Credit;
 use assignment::Assignments;
+use growth::Growth;
 use page_tables::{BlockEntries, Entry, PageTables, TableError, TablePages};
 pub use pages::Block;
 use physical::{BLOCK_PAGES, BLOCK_SIZE, PhysicalPages};
@@ -135,6 +137,10 @@ pub(crate) struct AddressSpace {
     pub stacks: BTreeSet<u64>,
     /// For memory that is in place ahead of the program: see [`ahead`].
     pub credit: Credit,
+    /// Of a restored process: see [`growth`].
+    pub growth: Growth,
+    /// Blocks handed out for areas that have one of their own: see [`placing`].
+    pub apart: usize,
 }
 
 /// Guest-physical space that table pages are taken from; they need zeroed, writable host memory.
@@ -199,6 +205,8 @@ impl Mm {
             strict: BTreeSet::new(),
             stacks: BTreeSet::new(),
             credit: Credit::default(),
+            growth: Growth::default(),
+            apart: 0,
         };
         for page in 0..layout::FIRST_FREE_PAGE {
             let start = layout::SUPERVISOR_BASE + PageIndex(page).address().0;
@@ -246,6 +254,7 @@ impl Mm {
         self.wait_for_all()?;
         let mut space = self.space.write();
         let space = &mut *space;
+        self.watch_growth(space);
         let whole: Vec<_> =
             space.assigned.iter().filter(|(number, _)| !space.strict.contains(number)).collect();
         let writable = BlockEntries::Pages(vec![Entry::UserWrite; BLOCK_PAGES as usize]);

@@ -1,8 +1,15 @@
 //! Where a new area goes that may go anywhere.
 
-use super::layout;
+use std::ops::Range;
+
 use super::physical::BLOCK_SIZE;
-use super::vma::{Backing, VmaMap};
+use super::vma::{Access, Backing, VmaMap};
+use super::{AddressSpace, layout};
+
+/// Sizes of areas that get a block of their own in a restored process: what allocators map to cut up, and large buffers.
+const APART: Range<u64> = 128 << 10..BLOCK_SIZE;
+/// Blocks that are handed out for them (256 MiB of guest-physical space): enough for what a spare worker can have ready.
+const MOST_APART: usize = 128;
 
 /// Below which address such an area goes.
 fn ceiling_for(backing: &Backing) -> u64 {
@@ -26,9 +33,26 @@ pub(super) fn free_range(areas: &mut VmaMap, length: u64, backing: &Backing, hug
     areas.find_gap(length, layout::LOWEST, ceiling)
 }
 
+impl AddressSpace {
+    /// The same for memory of the program's own in a restored process, at the beginning of a block in which nothing else is. A block
+    /// that is handed out for one area can have memory ready for it ([`super::growth`]), and comes with one fault; one
+    /// that areas share is mapped piece by piece, and its pages come by eight. Others go where [`free_range`] says.
+    pub(super) fn range_apart(&mut self, length: u64, access: Access, backing: &Backing) -> Option<u64> {
+        let suits = matches!(backing, Backing::Anonymous)
+            && access.contains(Access::WRITE)
+            && APART.contains(&length);
+        if !suits || self.apart >= MOST_APART {
+            return None;
+        }
+        let start = self.areas.find_free_block(BLOCK_SIZE, layout::LOWEST, layout::ANONYMOUS_TOP)?;
+        self.apart += usize::from(self.assigned.page(start).is_none());
+        Some(start)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::vma::{Access, Vma};
+    use super::super::vma::Vma;
     use super::*;
 
     #[test]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::ahead::Credit;
 use super::assignment::{Assignments, Strictness, addresses, protection_for};
+use super::growth::Growth;
 use super::page_tables::PageTables;
 use super::physical::PhysicalPages;
 use super::vma::{Access, Backing, Vma, VmaMap};
@@ -115,6 +116,7 @@ impl Mm {
         self.wait_for_all().map_err(failed)?;
         let mut space = self.space.write();
         self.reclaim(&mut space).map_err(failed)?;
+        self.give_up_growth(&mut space).map_err(failed)?;
         self.make_strict(&mut space).map_err(failed)?;
         let mut files: Vec<Arc<dyn Mappable>> = Vec::new();
         let mut index_of = |file: &Arc<dyn Mappable>| {
@@ -334,6 +336,8 @@ impl Mm {
             strict: saved.strict,
             stacks: BTreeSet::new(),
             credit: Credit::default(),
+            growth: Growth::default(),
+            apart: 0,
         };
         let mm = Self { memory, slots, space: RwLock::new(space), arrivals, restored: true };
         mm.hide_late_blocks()?;

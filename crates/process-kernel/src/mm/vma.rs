@@ -109,6 +109,9 @@ pub struct VmaMap {
     searched: Vec<Searched>,
 }
 
+/// Areas that a search for a free block looks at.
+const LOOKED_AT: usize = 1024;
+
 /// What the last search for a gap found out, so that the next one need not walk over the same areas: the address space fills
 /// from the top, and a program may have tens of thousands of areas.
 #[derive(Clone, Copy)]
@@ -225,6 +228,21 @@ impl VmaMap {
         let start = top.checked_sub(length)?;
         (start >= floor).then_some(start & !(PAGE_SIZE - 1))
     }
+
+    /// The highest free range of `size` bytes that begins at a multiple of `size`, a power of two, below `ceiling` and not below
+    /// `floor`; `None` when there is none among the highest areas.
+    pub fn find_free_block(&self, size: u64, floor: u64, ceiling: u64) -> Option<u64> {
+        let highest = |top: u64| top.checked_sub(size).map(|start| start & !(size - 1));
+        let mut top = ceiling;
+        for (_, area) in self.areas.range(..ceiling).rev().take(LOOKED_AT) {
+            if highest(top).is_some_and(|start| start >= area.end) {
+                return highest(top).filter(|start| *start >= floor);
+            }
+            top = top.min(area.start);
+        }
+        let is_lowest = self.areas.range(..top).next().is_none();
+        highest(top).filter(|start| is_lowest && *start >= floor)
+    }
 }
 
 #[cfg(test)]
@@ -276,5 +294,20 @@ mod tests {
         assert_eq!(map.find_gap(0x2000, 0x1000, 0x9000), Some(0x7000));
         map.insert(area(0x7000, 0x9000, Access::READ));
         assert_eq!(map.find_gap(0x2000, 0x1000, 0x9000), Some(0x2000));
+    }
+
+    #[test]
+    fn free_blocks_are_aligned() {
+        let mut map = VmaMap::default();
+        assert_eq!(map.find_free_block(0x4000, 0x1000, 0x1_a000), Some(0x1_4000));
+        for (start, end) in [(0x1_5000, 0x1_6000), (0xa000, 0xc000), (0x5000, 0x6000)] {
+            map.insert(area(start, end, Access::READ));
+        }
+        assert_eq!(map.find_free_block(0x4000, 0x1000, 0x1_a000), Some(0x1_0000));
+        map.insert(area(0xd000, 0x1_3000, Access::WRITE));
+        assert_eq!(map.find_free_block(0x4000, 0x1000, 0x1_a000), None);
+        map.remove(0x5000..0x6000);
+        assert_eq!(map.find_free_block(0x4000, 0x1000, 0x1_a000), Some(0x4000));
+        assert_eq!(map.find_free_block(0x4000, 0x5000, 0x1_a000), None);
     }
 }

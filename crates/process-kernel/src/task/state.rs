@@ -17,7 +17,7 @@ use crate::mm::{MappedFiles, MemoryImage, MemorySlots, Mm, SavedMm};
 use crate::net::Network;
 use crate::object::{RestoreContext, RestoreError, RestoreFn, Restorer, SaveError, SavedObject, Saver};
 use guest_memory::{Arrivals, GuestMemory};
-use pages::Block;
+use pages::{Block, PageSet};
 
 /// Saved form of a process at rest.
 #[derive(Serialize, Deserialize)]
@@ -119,6 +119,8 @@ pub struct Revival {
     context: RestoreContext,
     /// What of memory may come in late.
     arrivals: Arc<Arrivals>,
+    /// What is ready of blocks that are not handed out yet.
+    growth: PageSet,
 }
 
 /// A thread of a restored process and what it goes on with.
@@ -142,7 +144,8 @@ impl Revival {
         let files = FdTable::restore(&saved.files, &mut restorer)?;
         let fs = FsContext::restore(&saved.fs, &mut restorer)?;
         drop(restorer);
-        Ok(Self { saved, mapped, files, fs, context, arrivals: Arc::default() })
+        let (arrivals, growth) = Default::default();
+        Ok(Self { saved, mapped, files, fs, context, arrivals, growth })
     }
 
     /// The files that memory maps, in the order of the image's regions.
@@ -154,6 +157,12 @@ impl Revival {
     /// [`SavedProcess::late_blocks`] gave. Without this, all of memory must be in before [`Revival::finish`].
     pub fn expect(&mut self, arrivals: Arc<Arrivals>) {
         self.arrivals = arrivals;
+    }
+
+    /// Says what of guest memory is ready beyond what the process has: in memory, writable and zero. It gets these pages when it is
+    /// given the blocks that they lie in.
+    pub fn expect_growth(&mut self, ready: PageSet) {
+        self.growth = ready;
     }
 
     /// What the process's objects share; the Runtime API's service and the log are attached here.
@@ -176,6 +185,7 @@ impl Revival {
         let refused = |_| RestoreError::BadReference { id: 0, wanted: "address space" };
         slots.cover(saved.mm.page_count()).map_err(refused)?;
         let mm = Mm::restore(saved.mm, &self.mapped, memory, slots, self.arrivals)?;
+        mm.expect_growth(self.growth);
         mm.wipe_for_new_copy().map_err(refused)?;
         let process = Process::again(
             ProcessParts {

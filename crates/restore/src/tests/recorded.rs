@@ -351,7 +351,8 @@ fn a_recording_from_elsewhere_is_checked_before_it_is_kept() {
     let scattered: PageSet = (0..70_000).map(|page| pages::PageIndex(page * 2)).collect();
     let wrong = [
         Recording { snapshot: snapshot::SnapshotId([9; 16]), ..recording.clone() },
-        Recording { fresh: [range(beyond, beyond + 1)].into_iter().collect(), ..recording.clone() },
+        Recording { written: [range(beyond, beyond + 1)].into_iter().collect(), ..recording.clone() },
+        Recording { fresh: [range(1 << 18, (1 << 18) + 1)].into_iter().collect(), ..recording.clone() },
         Recording { groups: vec![[range(0, 1 << 40)].into_iter().collect()], ..recording.clone() },
         Recording { readahead_window: PageCount(u64::MAX), ..recording.clone() },
         Recording { groups: vec![PageSet::new(); 5000], ..recording.clone() },
