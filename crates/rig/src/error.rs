@@ -87,4 +87,9 @@ impl RigError {
         let path = path.to_owned();
         move |source| Self::File { action, path, source }
     }
+
+    /// Says which program could not be started, or not waited for.
+    pub(crate) fn start(program: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Start { program, source }
+    }
 }

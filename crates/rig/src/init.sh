@@ -4,6 +4,7 @@
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
+echo "rig: alive, in memory"
 for module in /modules/*.ko; do insmod "$module" || echo "the module $module could not be loaded"; done
 mount -t ext4 -o noinit_itable /dev/vda /disk || poweroff -f
 for folder in proc sys dev; do mount --move "/$folder" "/disk/$folder"; done

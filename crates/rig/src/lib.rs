@@ -27,7 +27,7 @@ use machine::Boot;
 
 /// How often the emulated host is booted at most. Its kernel panics now and then ("corrupted stack end detected inside
 /// scheduler", with several vCPUs at work; seen with QEMU 7.2): a program at CPL3 behind nested paging can't do that, QEMU's
-/// emulation of both can. The steps that had not ended run again then; a step that *fails* is never repeated.
+/// emulation of both can. Or QEMU falls silent. The steps that had not ended run again then; a step that *fails* is never repeated.
 const BOOTS: u32 = 3;
 
 /// A program of the machine that the rig needs.
@@ -112,10 +112,11 @@ impl Rig {
         mut carry: impl FnMut(&Staging, &[Step]) -> Result<(), E>,
         show: &mut dyn FnMut(Shown<'_>),
     ) -> Result<(), E> {
-        let (disk, slow_disk, log) =
-            (self.folder.join("disk"), self.folder.join("slow-disk"), self.folder.join("log"));
+        let [disk, slow_disk] = ["disk", "slow-disk"].map(|name| self.folder.join(name));
         let mut rest = steps;
         for boot in 1.. {
+            // Each boot's is kept: one that died is looked into.
+            let log = self.folder.join(if boot == 1 { "log".to_owned() } else { format!("log-{boot}") });
             let staging = Staging::new(&self.folder)?;
             carry(&staging, rest)?;
             self.furnish(&staging, rest, environment)?;
@@ -132,9 +133,10 @@ impl Rig {
             match report.host_died_after() {
                 _ if report.is_good(rest.len()) => break,
                 Some(ended) if boot < BOOTS => {
-                    show(Shown::Rig(
-                        "the rig: the emulated host itself ended, no step failed; it boots again for the others",
-                    ));
+                    show(Shown::Rig(&format!(
+                        "the rig: the emulated host itself ended, no step failed; it boots again for the others. Its log is in {}",
+                        log.display()
+                    )));
                     rest = rest.get(ended..).unwrap_or_default();
                 }
                 _ => return Err(RigError::Step { log }.into()),

@@ -3,10 +3,13 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
 use std::time::Duration;
 
 use initramfs::Archive;
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::debian::{self, Kernel};
 use crate::error::RigError;
@@ -22,6 +25,10 @@ pub const SLOW_DISK: &str = "throttling.iops-read=320,throttling.bps-read=209715
 /// The emulated processor. Five-level paging makes each walk of tables longer. With `erms` kernels copy and clear a byte at a
 /// time, which a processor does in microcode and the emulation one by one: a page read from the page cache took four times as long.
 const CPU: &str = "max,-la57,-erms,-fsrm";
+
+/// After this long without a line of the emulated host it is taken for dead. Its script gives a sign of life every ten seconds, the
+/// first one before it mounts its disk; QEMU itself falls silent now and then.
+const SILENCE: Duration = Duration::from_secs(90);
 
 /// Memory of the emulated host.
 const MEMORY: &str = "3072";
@@ -56,29 +63,73 @@ pub(crate) struct Boot<'a> {
     pub limit: Duration,
 }
 
-/// Boots it and shows what it says until it ends.
+/// Boots it and shows what it says until it ends, or until it has said nothing for [`SILENCE`].
 pub(crate) fn run(boot: &Boot<'_>, show: &mut dyn FnMut(&str)) -> Result<Report, RigError> {
     let Boot { kernel, initrd, disk, slow_disk, log, limit } = *boot;
-    let start = |source| RigError::Start { program: "QEMU", source };
-    let mut child = emulator(kernel, initrd, disk, slow_disk, log, limit)
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(start)?;
+    let mut qemu = emulator(kernel, initrd, disk, slow_disk, log, limit);
+    let status = |child: &mut Child| child.wait().map_err(RigError::start("QEMU"));
+    let mut child = qemu.stdout(Stdio::piped()).spawn().map_err(RigError::start("QEMU"))?;
     let mut file = File::create(log).map_err(RigError::file("creating", log))?;
     let mut report = Report::default();
-    for line in child.stdout.take().into_iter().flat_map(|output| BufReader::new(output).split(b'\n')) {
-        let line = line.map_err(RigError::file("writing what QEMU says to", log))?;
-        let line = String::from_utf8_lossy(&line);
-        let line = line.trim_end_matches('\r');
-        writeln!(file, "{line}").map_err(RigError::file("writing", log))?;
-        report.line(line, show)?;
+    let lines = child.stdout.take().map(lines);
+    let heard = lines.map_or(Ok(Heard::End), |lines| {
+        hear(&lines, SILENCE, |line| {
+            writeln!(file, "{line}").map_err(RigError::file("writing", log))?;
+            report.line(line, show)
+        })
+    });
+    if !matches!(heard, Ok(Heard::End)) {
+        end(&child);
     }
-    let status = child.wait().map_err(start)?;
+    if let Heard::Silence = heard? {
+        status(&mut child)?;
+        report.fell_silent(SILENCE);
+        return Ok(report);
+    }
+    let status = status(&mut child)?;
     match status.code() {
         Some(0) => Ok(report),
         Some(124) => Err(RigError::Late { minutes: limit.as_secs() / 60, log: log.to_owned() }),
         _ => Err(RigError::Emulator { status, log: log.to_owned() }),
     }
+}
+
+/// The lines that the emulator says, read by a thread of their own.
+fn lines(output: ChildStdout) -> Receiver<Vec<u8>> {
+    let (say, lines) = channel();
+    thread::spawn(move || {
+        // A read error is an end, too; nobody listens when the run is over.
+        BufReader::new(output).split(b'\n').map_while(Result::ok).all(|line| say.send(line).is_ok())
+    });
+    lines
+}
+
+/// Why there are no more lines.
+#[derive(PartialEq, Eq, Debug)]
+enum Heard {
+    End,
+    Silence,
+}
+
+/// Hands on each line, until their end or until none has come for so long.
+fn hear(
+    lines: &Receiver<Vec<u8>>,
+    silence: Duration,
+    mut each: impl FnMut(&str) -> Result<(), RigError>,
+) -> Result<Heard, RigError> {
+    loop {
+        match lines.recv_timeout(silence) {
+            Ok(line) => each(String::from_utf8_lossy(&line).trim_end_matches('\r'))?,
+            Err(RecvTimeoutError::Timeout) => return Ok(Heard::Silence),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Heard::End),
+        }
+    }
+}
+
+/// Ends the emulator by way of `timeout`, which is the child: it hands the signal on, and kills what does not heed it.
+fn end(child: &Child) {
+    // It fails when the child has just ended by itself.
+    let _ = kill_process(Pid::from_child(child), Signal::TERM);
 }
 
 fn emulator(
@@ -109,4 +160,44 @@ fn emulator(
     }
     qemu.stdin(Stdio::null());
     qemu
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn emulated(script: &str) -> (Child, Receiver<Vec<u8>>) {
+        let mut timeout = Command::new("timeout");
+        timeout.args(["--foreground", "--kill-after=1", "60", "sh", "-c", script]);
+        let mut child = timeout.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = lines(child.stdout.take().unwrap());
+        (child, lines)
+    }
+
+    #[test]
+    fn what_falls_silent_is_ended() {
+        // It does not heed the first signal.
+        let (mut child, lines) = emulated("trap '' TERM; echo a; printf 'b\\r\\n'; exec sleep 50");
+        let mut said = Vec::new();
+        let heard = hear(&lines, Duration::from_millis(500), |line| {
+            said.push(line.to_owned());
+            Ok(())
+        });
+        assert_eq!(heard.unwrap(), Heard::Silence);
+        assert_eq!(said, ["a", "b"]);
+        assert!(child.try_wait().unwrap().is_none());
+        end(&child);
+        assert!(!child.wait().unwrap().success());
+    }
+
+    #[test]
+    fn what_ends_by_itself_is_heard_to_its_end() {
+        let (mut child, lines) = emulated("echo a; exit 3");
+        let mut count = 0;
+        let heard = hear(&lines, Duration::from_secs(60), |_| {
+            count += 1;
+            Ok(())
+        });
+        assert_eq!((heard.unwrap(), count, child.wait().unwrap().code()), (Heard::End, 1, Some(3)));
+    }
 }

@@ -1,11 +1,15 @@
 //! What comes out of the emulated host: the lines of its steps, shown as they come, and how each step ended.
 //!
 //! The script inside marks a step with `rig: start NAME` and `rig: end NAME STATUS SECONDS`, and its own end with
-//! `rig: done`.
+//! `rig: done`. Every ten seconds it says `rig: alive`, which goes to the log only.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::error::RigError;
+
+/// What a sign of life begins with. It may come in the middle of a line.
+const ALIVE: &str = "rig: alive";
 
 /// How the steps ended.
 #[derive(Debug, Default)]
@@ -14,6 +18,10 @@ pub(crate) struct Report {
     /// The step that runs.
     current: Option<String>,
     done: bool,
+    /// A line that a sign of life came into the middle of, as far as it had come.
+    begun: String,
+    /// For how long it had said nothing when it was ended.
+    silent: Option<Duration>,
 }
 
 #[derive(PartialEq, Eq, Debug)]
@@ -26,19 +34,36 @@ struct Ended {
 impl Report {
     /// Takes a line of the serial port; shows it if a step said it, or if the kernel said it before any step ran.
     pub fn line(&mut self, line: &str, show: &mut dyn FnMut(&str)) -> Result<(), RigError> {
-        match line.strip_prefix("rig: ").map(|mark| mark.split(' ').collect::<Vec<_>>()).as_deref() {
-            Some(["start", name]) => self.current = Some((*name).to_owned()),
-            Some(["end", name, status, seconds]) => {
+        if let Some((before, _)) = line.split_once(ALIVE) {
+            self.begun.push_str(before);
+            return Ok(());
+        }
+        let begun = std::mem::take(&mut self.begun);
+        let Some(mark) = line.strip_prefix("rig: ") else {
+            show(&(begun + line));
+            return Ok(());
+        };
+        if !begun.is_empty() {
+            show(&begun);
+        }
+        match mark.split(' ').collect::<Vec<_>>().as_slice() {
+            ["start", name] => self.current = Some((*name).to_owned()),
+            ["end", name, status, seconds] => {
                 let mark = || RigError::Mark(line.to_owned());
                 let status = status.parse().map_err(|_| mark())?;
                 let seconds = seconds.parse().map_err(|_| mark())?;
                 self.ended.push(Ended { name: (*name).to_owned(), status, seconds });
                 self.current = None;
             }
-            Some(["done"]) => self.done = true,
+            ["done"] => self.done = true,
             _ => show(line),
         }
         Ok(())
+    }
+
+    /// The emulated host was ended, as it had said nothing for so long.
+    pub fn fell_silent(&mut self, silence: Duration) {
+        self.silent = Some(silence);
     }
 
     /// How many steps came to their end before the emulated host itself did, when none of them failed. `None`: the host ran
@@ -60,10 +85,19 @@ impl fmt::Display for Report {
             let verdict = if *status == 0 { "ok".to_owned() } else { format!("FAILED with status {status}") };
             writeln!(f, "rig: {name:<20} {verdict} ({seconds} s)")?;
         }
+        let end = match self.silent {
+            Some(silence) => {
+                format!(
+                    "said nothing for {} s and was ended, in place of a sign of life every 10",
+                    silence.as_secs()
+                )
+            }
+            None => "ended".to_owned(),
+        };
         if let Some(name) = &self.current {
-            writeln!(f, "rig: {name:<20} FAILED: the emulated host ended while it ran")?;
+            writeln!(f, "rig: {name:<20} FAILED: while it ran, the emulated host {end}")?;
         } else if !self.done {
-            writeln!(f, "rig: the emulated host ended before its last step")?;
+            writeln!(f, "rig: before its last step the emulated host {end}")?;
         }
         Ok(())
     }
@@ -95,12 +129,17 @@ mod tests {
         let (failed, _) = report("rig: start a\nrig: end a 101 3\nrig: done\n");
         assert!(!failed.is_good(1) && failed.to_string().contains("FAILED with status 101"));
         let (dead, shown) = report("rig: start a\nKernel panic\n");
-        assert!(!dead.is_good(1) && dead.to_string().contains("ended while it ran"));
+        assert!(!dead.is_good(1) && dead.to_string().contains("while it ran, the emulated host ended"));
         assert_eq!((dead.host_died_after(), failed.host_died_after()), (Some(0), None));
         assert_eq!(report("rig: end a 0 1\nrig: start b\n").0.host_died_after(), Some(1));
         assert_eq!(report("rig: end a 1 1\nrig: start b\n").0.host_died_after(), None);
         assert_eq!(shown, ["Kernel panic"]);
+        let (mut silent, shown) =
+            report("rig: start a\ntest rig: alive after 12 s\nrig: alive\nok\nx rig: alive\nrig: start b\n");
+        silent.fell_silent(Duration::from_secs(90));
+        assert!(silent.to_string().contains("FAILED: while it ran, the emulated host said nothing for 90 s"));
+        assert_eq!((silent.host_died_after(), shown), (Some(0), vec!["test ok".to_owned(), "x ".to_owned()]));
         assert!(Report::default().line("rig: end a x 1", &mut |_| ()).is_err());
-        assert!(report("boot\n").0.to_string().contains("before its last step"));
+        assert!(report("boot\n").0.to_string().contains("before its last step the emulated host ended"));
     }
 }

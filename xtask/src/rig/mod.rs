@@ -93,18 +93,16 @@ const STEPS: [Step; 14] = [
     Step { name: "cgroup-v2", what: What::Line(CGROUP_2), default: true },
     Step { name: "linux-exec", what: What::Line(LINUX_EXEC), default: true },
     Step { name: "linux-functions", what: What::Test("linux_functions", "--test-threads 1"), default: true },
-    // By name only until it has run more often: its first program's connection ended early once in three runs, before guests waited
-    // longer for a busy host; twice in two runs since, it did not.
-    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: false },
+    Step { name: "linux-guest", what: What::Test("hardware_kvm", "--test-threads 1"), default: true },
+    Step {
+        name: "linux-stress",
+        what: What::Test("hardware_soak", "--test-threads 1 --nocapture stress_ng"),
+        default: true,
+    },
     // By name only: they take long.
     Step {
         name: "linux-soak",
         what: What::Test("hardware_soak", "--test-threads 1 --nocapture --skip stress_ng"),
-        default: false,
-    },
-    Step {
-        name: "linux-stress",
-        what: What::Test("hardware_soak", "--test-threads 1 --nocapture stress_ng"),
         default: false,
     },
     Step { name: "figures", what: What::Line(FIGURES), default: false },
