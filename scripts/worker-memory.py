@@ -2,14 +2,20 @@
 """Memory of a worker beyond its guest's own resident pages, from /proc/PID/smaps.
 
     faasnap invoke hello --payload '{}' --repeat 100000 > /dev/null &
-    scripts/worker-memory.py $(pgrep -f 'faasnap worker')
+    scripts/worker-memory.py $(pgrep -f 'faasnap worker') [--each]
 
 The guest's memory is one reservation, larger than everything else; what is mapped next to it without a gap belongs to it. The rest is
-the worker's: its program and libraries (clean pages of files, shared by all workers) and memory of its own.
+the worker's: its program and libraries (clean pages of files, shared by all workers) and memory of its own. What is proportional
+counts a page that several processes have by its share. --each lists what the worker's memory consists of, the smallest left out.
 """
 
 import re
 import sys
+
+
+# What --each names is at least that large, in KiB.
+LEAST = 16
+KINDS = ("Rss:", "Private_Dirty:", "Pss:")
 
 
 def mappings(pid):
@@ -18,10 +24,12 @@ def mappings(pid):
         for line in smaps:
             head = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
             if head:
-                found.append({"start": int(head[1], 16), "end": int(head[2], 16)})
+                words = line.split(maxsplit=5)
+                what = (words[5].strip() if len(words) > 5 else "memory without a name") + " " + words[1]
+                found.append({"start": int(head[1], 16), "end": int(head[2], 16), "what": what})
             else:
                 name, value = line.split()[:2]
-                if name in ("Rss:", "Private_Dirty:"):
+                if name in KINDS:
                     found[-1][name] = int(value)
     return found
 
@@ -37,15 +45,27 @@ def guests(found):
     return found[first:last + 1]
 
 
+def told(part):
+    resident, dirty, proportional = (sum(one[kind] for one in part) for kind in KINDS)
+    return f"{resident:7} KiB resident, {dirty:6} KiB of them private and written; {proportional:6} KiB proportional"
+
+
 def main():
-    if len(sys.argv) != 2:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--each"]
+    if len(arguments) != 1:
         sys.exit(__doc__)
-    found = mappings(sys.argv[1])
+    found = mappings(arguments[0])
     guest = guests(found)
     own = [one for one in found if one not in guest]
-    for name, part in (("guest", guest), ("worker", own)):
-        resident, dirty = sum(one["Rss:"] for one in part), sum(one["Private_Dirty:"] for one in part)
-        print(f"{name:7} {resident:7} KiB resident, {dirty:6} KiB of them private and written")
+    print(f"guest   {told(guest)}")
+    print(f"worker  {told(own)}")
+    if "--each" in sys.argv:
+        kinds = {}
+        for one in own:
+            kinds.setdefault(one["what"], []).append(one)
+        for what, part in sorted(kinds.items(), key=lambda pair: -sum(one["Rss:"] for one in pair[1])):
+            if sum(one["Rss:"] for one in part) >= LEAST:
+                print(f"  {told(part)}  {len(part):3} of {what}")
 
 
 if __name__ == "__main__":

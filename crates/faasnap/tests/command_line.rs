@@ -96,6 +96,49 @@ impl Session {
 
 const CREATE: &str = "function create hello --runtime tiny --handler app.handler --code code";
 
+/// The least that is taken for a kernel: a bzImage's header, version 2.15, with a 64-bit entry.
+fn kernel_header() -> Vec<u8> {
+    let mut image = vec![0; 0x300];
+    image[0x202..0x206].copy_from_slice(b"HdrS");
+    image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
+    image[0x236] = 1;
+    image
+}
+
+#[test]
+fn a_kernel_is_imported_edited_shown_and_removed() {
+    let session = Session::new();
+    fs::write(session.path("image"), kernel_header()).unwrap();
+    session.line("kernel import image").good();
+    session.line("kernel import image").bad(3, &["there is a kernel default already", "--replace"]);
+    session.line("kernel import image --replace").good();
+    session.line("kernel import image --name other --modules missing").bad(3, &["missing", "no folder"]);
+    session.write("empty/modules.builtin", "kernel/fs/ext4/ext4.ko\n");
+    session.line("kernel import image --name other --modules empty").bad(3, &["no kernel module", "below"]);
+    session.write("script", "#!/bin/sh\n");
+    session
+        .line("kernel import script --name other")
+        .bad(3, &["script", "neither a bzImage nor an ELF file"]);
+    session.line("kernel import /proc/self/exe --name other").bad(3, &["no vmlinux"]);
+    session.line("kernel edit other --command-line quiet").bad(3, &["other"]);
+
+    session.run(&["kernel", "edit", "--command-line", "console=ttyS0 quiet"]).good();
+    let shown = session.json("kernel show --json");
+    assert_eq!(shown["command_line"], "console=ttyS0 quiet");
+    assert_eq!(session.json("kernel list --json").as_array().unwrap().len(), 1);
+    session.line("kernel rm default").good();
+    session.line("kernel show").bad(3, &["there is no kernel default", "kernel build-from-debian"]);
+}
+
+#[test]
+fn a_process_guest_is_not_given_what_is_a_linux_guests() {
+    let session = Session::new();
+    for option in ["--tmp 600", "--network", "--allow-network 10.0.0.0/8", "--name-server 10.0.0.2"] {
+        session.line(&format!("exec {option} -- /bin/true")).bad(3, &["--guest linux"]);
+    }
+    session.line("exec --tmp 100 -- /bin/true").bad(2, &["512 to 10240"]);
+}
+
 #[test]
 fn a_function_is_created_listed_shown_and_removed() {
     let session = Session::with_runtime();

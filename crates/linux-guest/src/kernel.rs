@@ -12,6 +12,9 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 use crate::error::LinuxGuestError;
 use crate::{acpi, layout};
 
+/// An ELF file's type (offset 16) that a vmlinux has.
+const ET_EXEC: u16 = 2;
+
 /// What boots: a bzImage or an ELF file, read whole.
 #[derive(Clone, Debug)]
 pub struct KernelImage(Vec<u8>);
@@ -20,12 +23,14 @@ impl KernelImage {
     /// Takes the bytes of a kernel's file.
     ///
     /// # Errors
-    /// [`LinuxGuestError::Kernel`] when it is neither a bzImage that can start in 64-bit mode nor a 64-bit ELF file.
+    /// [`LinuxGuestError::Kernel`] when it is neither a bzImage that can start in 64-bit mode nor a 64-bit ELF file that is loaded where
+    /// it says, as a vmlinux is and hardly any program.
     pub fn new(bytes: Vec<u8>) -> Result<Self, LinuxGuestError> {
         let image = Self(bytes);
         if image.is_elf() {
             return match image.0.get(4..6) {
-                Some([2, 1]) => Ok(image),
+                Some([2, 1]) if image.0.get(16..18) == Some(&ET_EXEC.to_le_bytes()) => Ok(image),
+                Some([2, 1]) => Err(refused("it is an ELF file, but a program or a library and no vmlinux")),
                 _ => Err(refused("it is an ELF file, but not a 64-bit one")),
             };
         }
@@ -225,6 +230,13 @@ mod tests {
     fn only_kernels_are_taken() {
         assert!(KernelImage::new(b"#!/bin/sh".to_vec()).unwrap_err().to_string().contains("neither"));
         assert!(KernelImage::new(b"\x7fELF\x01\x01".to_vec()).unwrap_err().to_string().contains("64-bit"));
+        let mut elf = b"\x7fELF\x02\x01".to_vec();
+        elf.resize(16, 0);
+        // A shared object, as programs are.
+        elf.extend([3, 0]);
+        assert!(KernelImage::new(elf.clone()).unwrap_err().to_string().contains("no vmlinux"));
+        elf[16] = 2;
+        assert!(KernelImage::new(elf).is_ok());
         let mut image = vec![0; 0x300];
         image[0x202..0x206].copy_from_slice(b"HdrS");
         image[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());

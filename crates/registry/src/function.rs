@@ -156,6 +156,12 @@ impl From<TmpMegabytes> for u32 {
     }
 }
 
+impl fmt::Display for TmpMegabytes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
 /// What the runtime is told to call: `_HANDLER`. For Python `module.function`; a plain bootstrap reads it as it likes.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

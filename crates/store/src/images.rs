@@ -33,19 +33,29 @@ pub struct LinuxFiles {
 }
 
 impl LinuxFiles {
+    /// See [`Store::scratch`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scratch(&self) -> Result<File, StoreError> {
+        self.store.scratch()
+    }
+}
+
+impl Store {
     /// An empty file for an instance's own disk. It has no name, so nothing of it is left when nobody has it open any more.
     ///
     /// # Errors
     /// [`StoreError::Io`] when the home can't be written.
     pub fn scratch(&self) -> Result<File, StoreError> {
-        let folder = self.store.staging();
+        let folder = self.staging();
         let failed = StoreError::io("making a file without a name in", &folder);
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
         match open(&folder, flags, Mode::RUSR | Mode::WUSR) {
             Ok(file) => Ok(file.into()),
             // Some file systems have no such files.
             Err(Errno::OPNOTSUPP | Errno::ISDIR) => {
-                let staging = Staging::new(&self.store)?;
+                let staging = Staging::new(self)?;
                 let path = staging.path().join(STAGED);
                 let file = File::options().read(true).write(true).create_new(true).open(&path);
                 // It lives on when its folder is deleted.

@@ -41,6 +41,8 @@ pub(super) fn carry(staging: &Staging, load: &Load<'_>, steps: &[Step]) -> Resul
     staging.text(&rig.join("figures.py"), include_str!("figures.py"))?;
     staging.text(&rig.join("worker-memory.py"), include_str!("../../../scripts/worker-memory.py"))?;
     staging.text(&rig.join("cgroup2.py"), include_str!("cgroup2.py"))?;
+    staging.text(&rig.join("linux_exec.py"), include_str!("linux_exec.py"))?;
+    staging.text(&rig.join("linux_costs.py"), include_str!("linux_costs.py"))?;
     staging.text(&rig.join("linux.py"), include_str!("../../../crates/bench/src/in_rig/linux.py"))?;
     Ok(())
 }

@@ -1,22 +1,19 @@
 """Functions in linux guests, on an emulated machine: how restores compare with each other and with a warm call. The machine is
 emulated, so that times mean nothing: only their shares and ratios do.
 
-    linux.py EXAMPLES ROUNDS FUNCTIONS [--times] [--more]    with a home on a throttled disk
+    linux.py EXAMPLES ROUNDS FUNCTIONS [--times]    with a home on a throttled disk
 
-FUNCTIONS are names with commas between. --times shows emulated milliseconds as well, --more what else is asked of a linux guest:
-what a cold start consists of, a kernel that clears what is freed, a worker's own memory.
+FUNCTIONS are names with commas between. --times shows emulated milliseconds as well.
 """
-import glob
 import json
 import os
 import statistics
 import subprocess
 import sys
-import time
 
 FAASNAP = os.environ["FAASNAP"]
 EXAMPLES, ROUNDS, CHOSEN = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(",")
-TIMES, MORE = "--times" in sys.argv, "--more" in sys.argv
+TIMES = "--times" in sys.argv
 
 # Its code, what creates it, the event that is recorded, the one that is measured. They are as large as the benchmark's inputs A and B,
 # but for pagerank, which lies between these (18,000 and 20,000 nodes) and the paper's (90,000 and 100,000).
@@ -83,20 +80,9 @@ def create(name, code, *more):
         "--code", f"{EXAMPLES}/{code}", *more)
 
 
-def cold(name, event):
-    timeline = invoke(name, event, "--from", "cold")["timeline"]
-    total = end(timeline) * 1e6
-    say(f"{name}: a cold call's phases, shares of the time from request to answer")
-    for phase in sorted(timeline["phases"], key=lambda phase: phase["end_ns"]):
-        share = (phase["end_ns"] - phase["start_ns"]) / total
-        say(f"  {phase['phase']:<16} {share:6.1%}  until {phase['end_ns'] / total:6.1%}")
-
-
 def measure(name):
     code, more, recorded, measured = FUNCTIONS[name]
     create(name, code, *more)
-    if MORE:
-        cold(name, recorded)
     run("snapshot", "create", name)
     for strategy in ("faasnap", "reap"):
         invoke(name, recorded, "--strategy", strategy)
@@ -126,41 +112,6 @@ def show(name, found):
         say(f"  {way} / {other}: {ratio:.2f}, at most {most:.2f}: {'met' if ratio <= most else 'NOT MET'}")
 
 
-def clearing():
-    """A kernel that clears what is freed, so that the snapshot does not store it."""
-    command_line = "console=ttyS0 quiet reboot=k panic=-1 pci=off init_on_free=1"
-    run("kernel", "import", "/rig/kernel/image", "--modules", "/rig/kernel/modules", "--name", "clears", "--command-line", command_line)
-    code, more, recorded, _ = FUNCTIONS["hello"]
-    create("clears", code, *more, "--kernel", "clears")
-    plain, clears = (json.loads(run("snapshot", "create", name, "--json")) for name in ("hello", "clears"))
-    say("init_on_free=1: stored memory {:.2f}, init {:.2f} of what they are without".format(
-        *(clears[what] / plain[what] for what in ("memory_bytes", "init_ms"))))
-
-
-def memory(name):
-    """What a worker has beside its guest's memory, while it serves warm calls."""
-    event = json.dumps(FUNCTIONS[name][2])
-    line = [FAASNAP, "invoke", name, "--payload", event, "--strategy", "warm", "--repeat", "100000"]
-    serving = subprocess.Popen(line, stdout=subprocess.DEVNULL)
-    found = []
-    for _ in range(120):
-        time.sleep(1)
-        lines = ((path, open(path, "rb").read()) for path in glob.glob("/proc/[0-9]*/cmdline") if os.path.exists(path))
-        found = [path.split("/")[2] for path, line in lines if b"worker\0--guest\0linux" in line]
-        if found:
-            break
-    # It serves by then.
-    time.sleep(20)
-    for process in found:
-        say(f"{name}: a worker's memory while it serves")
-        subprocess.run([sys.executable, "/rig/worker-memory.py", process])
-    serving.terminate()
-    serving.wait()
-
-
 run("kernel", "import", "/rig/kernel/image", "--modules", "/rig/kernel/modules", "--replace")
 for chosen in CHOSEN:
     show(chosen, measure(chosen))
-if MORE:
-    clearing()
-    memory("hello")

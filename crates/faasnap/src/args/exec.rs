@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use store::KernelName;
+use store::{KernelName, TmpMegabytes};
 
-use super::{kernel, values};
+use super::{ReachArguments, kernel, values};
 
 /// A folder of the host that the program sees, at the same place or another.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -52,13 +52,15 @@ The worker of a program is not jailed, as those of functions are: it runs as the
 broke out of its virtual machine could do what the caller can. Run what you don't trust as a function, or as another user.
 
 With --guest linux it has a kernel of its own and may do what it likes, but sees nothing of this machine: it gets \
-standard input, output and error only, and --root's files, read-only below what it writes.
+standard input, output and error only, and --root's files, read-only below what it writes. With --network it opens \
+TCP connections and sends UDP datagrams to public addresses, by way of this command.
 
 Examples:
   faasnap exec -- /bin/echo hello
   faasnap exec --memory 512 --bind $PWD:/work --cwd /work -- python3 script.py
   faasnap exec --root ~/rootfs --env LANG=C -- /usr/bin/sqlite3 :memory: 'select 1'
-  faasnap exec --guest linux --root ~/rootfs -- /bin/sh -c 'ls / | wc -l'")]
+  faasnap exec --guest linux --root ~/rootfs -- /bin/sh -c 'ls / | wc -l'
+  faasnap exec --guest linux --root ~/rootfs --network --tmp 4096 -- /usr/bin/python3 fetch.py")]
 pub(crate) struct ExecArguments {
     /// What the program runs in
     #[arg(long, value_enum, default_value_t = GuestKind::Process)]
@@ -82,6 +84,14 @@ pub(crate) struct ExecArguments {
     /// A folder that the program may read and write; may be repeated
     #[arg(long = "bind", value_name = "SRC[:DST]")]
     pub(crate) binds: Vec<Bind>,
+    /// Give a linux guest a disk of its own for /tmp, of that many MB, 512 to 10240 [default: /tmp is memory]
+    #[arg(long, value_name = "MB", value_parser = values::tmp)]
+    pub(crate) tmp: Option<TmpMegabytes>,
+    /// Give a linux guest a network: TCP and UDP to public addresses and to those that --allow-network names
+    #[arg(long)]
+    pub(crate) network: bool,
+    #[command(flatten)]
+    pub(crate) reach: ReachArguments,
     /// Say on standard error which system calls the program made that are not there, even when it ended well; of a linux
     /// guest, what its kernel says and how long it took
     #[arg(long)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use store::{FunctionName, Handler, KernelName, MemoryMegabytes, RuntimeName, TimeoutSeconds};
+use store::{FunctionName, Handler, KernelName, MemoryMegabytes, RuntimeName, TimeoutSeconds, TmpMegabytes};
 
 use super::exec::GuestKind;
 use super::{OutputArguments, kernel, values};
@@ -72,6 +72,9 @@ pub(crate) struct CreateFunction {
     /// Its memory in MB, 128 to 10240
     #[arg(long, value_name = "MB", default_value_t = MemoryMegabytes::DEFAULT, value_parser = values::memory)]
     pub(crate) memory: MemoryMegabytes,
+    /// The size of its /tmp in MB, 512 to 10240
+    #[arg(long, value_name = "MB", default_value_t = TmpMegabytes::DEFAULT, value_parser = values::tmp)]
+    pub(crate) tmp: TmpMegabytes,
     /// How long one invocation may take, in seconds, 1 to 900
     #[arg(long, value_name = "SECONDS", default_value_t = TimeoutSeconds::DEFAULT, value_parser = values::timeout)]
     pub(crate) timeout: TimeoutSeconds,

@@ -27,7 +27,7 @@ pub(crate) use function::{CreateFunction, FunctionCommand};
 pub(crate) use invoke::{From, InvokeArguments, Payload, Way};
 pub(crate) use kernel::{BuildKernel, ImportKernel, KernelCommand, StoredKernel};
 pub(crate) use logs::LogsArguments;
-pub(crate) use network::NetworkArguments;
+pub(crate) use network::{NetworkArguments, ReachArguments};
 pub(crate) use runtime::{BuildRuntime, ImportRuntime, RuntimeCommand};
 pub(crate) use serve::{Auth, ServeArguments};
 pub(crate) use snapshot::{CreateSnapshot, SnapshotCommand, SnapshotReference};

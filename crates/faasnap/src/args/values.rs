@@ -2,12 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use store::{Environment, EnvironmentProblem, Handler, MemoryMegabytes, SettingProblem, TimeoutSeconds};
+use store::{
+    Environment, EnvironmentProblem, Handler, MemoryMegabytes, SettingProblem, TimeoutSeconds, TmpMegabytes,
+};
 
 /// A number of MB for a function.
 pub(crate) fn memory(text: &str) -> Result<MemoryMegabytes, String> {
     let number: u32 = text.parse().map_err(|_| format!("{text:?} is no number of MB: write 256, say"))?;
     MemoryMegabytes::try_from(number).map_err(|problem: SettingProblem| problem.to_string())
+}
+
+/// A number of MB for /tmp.
+pub(crate) fn tmp(text: &str) -> Result<TmpMegabytes, String> {
+    let number: u32 = text.parse().map_err(|_| format!("{text:?} is no number of MB: write 1024, say"))?;
+    TmpMegabytes::try_from(number).map_err(|problem: SettingProblem| problem.to_string())
 }
 
 /// A number of seconds for an invocation.
@@ -41,6 +49,7 @@ mod tests {
     fn mistakes_say_what_to_write() {
         assert!(memory("lots").unwrap_err().contains("write 256"));
         assert!(memory("64").unwrap_err().contains("128 to 10240"));
+        assert!(tmp("511").unwrap_err().contains("512 to 10240"));
         assert!(timeout("1h").unwrap_err().contains("seconds"));
         assert!(variable("NAME").unwrap_err().contains("NAME=VALUE"));
         assert_eq!(variable("A=b=c"), Ok(("A".to_owned(), "b=c".to_owned())));

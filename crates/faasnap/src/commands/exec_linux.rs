@@ -4,14 +4,15 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use guest_init::wire::{Ended, Start};
+use guest_init::wire::{Ended, Network, Start};
 use initramfs::Module;
-use linux_guest::{Disk, Hardware, KernelImage, Program, Streams, initial_files};
+use linux_guest::{Card, Disk, Hardware, KernelImage, Program, Scratch, Streams, initial_files};
 use machine::Kvm;
 use rustix::process::{getgid, getuid};
-use store::Store;
+use store::{Store, TmpMegabytes};
 
 use super::Outcome;
 use crate::args::ExecArguments;
@@ -28,6 +29,9 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
     if !arguments.binds.is_empty() {
         bail!("a linux guest has no --bind: it shares no folder with this machine");
     }
+    if !arguments.network && !arguments.reach.says_nothing() {
+        bail!("--allow-network and --name-server are for a guest with a network: give --network as well");
+    }
     let kernel = store.open_kernel(&arguments.kernel)?;
     let module = |module: store::KernelModule| Module { name: module.name, content: module.content };
     let modules: Vec<Module> = kernel.modules.into_iter().map(module).collect();
@@ -38,16 +42,23 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
     let directory = arguments.cwd.as_deref().unwrap_or(Path::new("/"));
     let console: Option<Box<dyn io::Write + Send>> =
         if arguments.verbose { Some(Box::new(io::stderr())) } else { None };
+    let own_disk = arguments.tmp.map(|size| own_disk(store, size)).transpose()?;
+    let card = arguments.network.then(|| card(&arguments)).transpose()?;
+    let network = card.as_ref().map(|_| Network {
+        address: guest_network::GUEST.octets(),
+        prefix: guest_network::PREFIX,
+        gateway: guest_network::GATEWAY.octets(),
+    });
     let program = Program {
         hardware: Hardware {
             memory_mib: u64::from(arguments.memory),
             processors: 1,
-            disks: vec![disk(store, root)?],
-            card: None,
+            disks: std::iter::once(disk(store, root)?).chain(own_disk).collect(),
+            card,
             console,
         },
         kernel: KernelImage::new(kernel.image)?,
-        initial_files: initial_files(&modules, false)?,
+        initial_files: initial_files(&modules, network.is_some())?,
         command_line: kernel.record.command_line,
         start: Start {
             hostname: rustix::system::uname().nodename().to_bytes().to_vec(),
@@ -56,6 +67,10 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
             directory: directory.as_os_str().as_bytes().to_vec(),
             arguments: arguments.program.into_iter().map(OsStringExt::into_vec).collect(),
             environment,
+            tmp_disk: arguments.tmp.is_some(),
+            network,
+            // Without a network the root's own may stay.
+            resolver: network.map_or_else(Vec::new, |_| outbound::resolver_configuration().into_bytes()),
             ..Start::default()
         },
     };
@@ -91,4 +106,20 @@ fn disk(store: &Store, root: &Path) -> Result<Disk> {
     // The file lives on without its name for as long as it is open.
     drop(staging);
     Ok(Disk::shared(file))
+}
+
+/// What is its /tmp: an empty file system, gone with the guest.
+fn own_disk(store: &Store, size: TmpMegabytes) -> Result<Disk> {
+    let file = store.scratch()?;
+    ext4_image::write_empty(&file, size.bytes()).context("making the disk for /tmp")?;
+    let disk = Scratch::new(file, None).context("making the disk for /tmp")?;
+    Ok(Disk::Private(Arc::new(disk)))
+}
+
+/// A network card, whose frames end in this process.
+fn card(arguments: &ExecArguments) -> Result<Card> {
+    outbound_relay::configure(arguments.reach.settings())?;
+    let relay = outbound::Client::new(outbound_relay::prepare()?.connect()?);
+    let link = guest_network::start(relay).context("making the guest's network")?;
+    Ok(Card { link, address: guest_network::GUEST_MAC })
 }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use registry::Status;
 use store::{
     CodeSource, Function, FunctionConfig, FunctionName, Guest, KernelName, NETWORK_OUTBOUND, NETWORK_TAG,
-    NewFunction, NewLayer, Settings, Store, TmpMegabytes, WhenPresent,
+    NewFunction, NewLayer, Settings, Store, WhenPresent,
 };
 
 use super::{Outcome, sound, verified};
@@ -37,7 +37,7 @@ fn create(store: &Store, arguments: CreateFunction) -> Result<Outcome> {
             handler: arguments.handler,
             memory: arguments.memory,
             timeout: arguments.timeout,
-            tmp: TmpMegabytes::DEFAULT,
+            tmp: arguments.tmp,
             environment: environment(arguments.environment)?,
             guest: guest(store, arguments.guest, arguments.kernel)?,
         },

@@ -9,7 +9,7 @@ use store::{Package, Runtime, RuntimeName, RuntimeOrigin, Store, StoreError, Whe
 
 use super::{Outcome, sound, verified};
 use crate::args::{BuildRuntime, GuestKind, ImportRuntime, OutputArguments, RuntimeCommand};
-use crate::output::{Table, bytes, count, print, print_json, report, time};
+use crate::output::{Table, bytes, count, note, print, print_json, report, time};
 use crate::progress::BuildProgress;
 
 pub(super) fn run(store: &Store, command: RuntimeCommand) -> Result<Outcome> {
@@ -74,6 +74,9 @@ fn build(store: &Store, arguments: &BuildRuntime) -> Result<Outcome> {
 fn with_image(store: &Store, runtime: &Runtime, state: &str, arguments: &BuildRuntime) -> Result<Outcome> {
     if arguments.guest == GuestKind::Linux {
         store.runtime_image(&store.open_runtime(&runtime.name)?)?;
+        if let Err(error) = linux_guest::check_machine() {
+            note(&format!("its linux guests can't run here: {error}"));
+        }
     }
     announce(runtime, state, &arguments.output)
 }
