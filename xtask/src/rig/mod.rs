@@ -14,7 +14,7 @@ use crate::examples::{self, Prepared};
 use crate::needs;
 use crate::workspace::target;
 
-/// After this long a run is ended and has failed; one that measures may take twice as long.
+/// After this long a run is ended and has failed; one that measures or takes long may take twice as long.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// Something that is run inside; it has succeeded when its exit status is 0.
@@ -61,6 +61,9 @@ const LINUX_COSTS: &str = "export FAASNAP_HOME=$TMPDIR/costs; $FAASNAP runtime l
 
 /// The steps that measure, with the release build where nothing else runs with them.
 const MEASURING: [&str; 3] = ["figures", "linux-costs", "linux-figures"];
+
+/// The steps that take long by themselves.
+const LONG: [&str; 1] = ["linux-soak"];
 
 /// Runtimes that single steps need beside those of the tests: the step, the runtime, and what `faasnap runtime build` is told.
 const MORE_RUNTIMES: [(&str, &str, &[&str]); 2] = [
@@ -142,7 +145,8 @@ pub(crate) fn run(prepared: &Prepared, names: &[String]) -> Result<()> {
         faasnap: &faasnap,
         xtask: None,
     };
-    carry_out(&load, &steps, if is_measuring { 2 * LIMIT } else { LIMIT })
+    let takes_long = is_measuring || steps.iter().any(|step| LONG.contains(&step.name));
+    carry_out(&load, &steps, if takes_long { 2 * LIMIT } else { LIMIT })
 }
 
 /// Runs the demo's measurements, on a home with its function.

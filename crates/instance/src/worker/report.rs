@@ -48,7 +48,12 @@ impl Worker {
                     self.node.send(&FromWorker::AnswerPiece { request_id, bytes: ByteBuf::from(bytes) })?;
                 }
                 Step::Answered { request_id, outcome, reusable } => {
+                    let is_first = self.cold_start.is_some();
                     self.answered(request_id, &outcome, reusable)?;
+                    if is_first && matches!(self.guest, Some(Guest::Linux(_))) {
+                        // Making or restoring the machine has touched as much again, which calls don't need.
+                        jail::let_go_of_start_up();
+                    }
                 }
                 Step::Exited(end) => self.node.send(&FromWorker::Exited(exit(&end)))?,
                 Step::Kill => {
