@@ -28,6 +28,15 @@ pub enum JailError {
     /// A directory can't be handed to a jailed process.
     #[error("handing a directory to a jailed process")]
     Passage(#[source] io::Error),
+    /// A tap device can't be had.
+    #[error("opening the tap device {name}")]
+    Tap {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// The worker was started by hand.
     #[error("{0} is missing: a worker is started by its node, not by hand")]
     NotInherited(&'static str),

@@ -31,6 +31,7 @@ mod privileges;
 mod process;
 mod root;
 mod sys;
+mod tap;
 
 pub use authority::{Authority, authority, prepare, summary};
 pub use cgroup::{Cgroups, ResourceLimits, cgroups};
@@ -44,3 +45,4 @@ pub use launch::{Launched, Program, launch};
 pub use own_image::let_go_of_start_up;
 pub use passage::{Access, Passage};
 pub use process::Process;
+pub use tap::tap;

@@ -156,6 +156,27 @@ pub(crate) fn close_in_copy(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     if unsafe { libc::close(descriptor.as_raw_fd()) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Makes `device`, /dev/net/tun just opened, the tap device `name`: whole frames, nothing before them.
+pub(crate) fn attach_tap(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    /// `struct ifreq` of linux/if.h, as TUNSETIFF reads it.
+    #[repr(C)]
+    struct Request {
+        name: [u8; libc::IFNAMSIZ],
+        flags: libc::c_short,
+        rest: [u8; 22],
+    }
+    let mut request =
+        Request { name: [0; libc::IFNAMSIZ], flags: (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short, rest: [0; 22] };
+    // The last byte stays zero.
+    let Some(place) = request.name.get_mut(..name.len()).filter(|place| place.len() < libc::IFNAMSIZ) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    place.copy_from_slice(name.as_bytes());
+    // SAFETY: the structure has the size and layout of the request's argument and lives across the call.
+    let result = unsafe { libc::ioctl(device.as_raw_fd(), libc::TUNSETIFF as libc::Ioctl, &raw mut request) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Lets every signal through, for a program that is about to start.
 pub(crate) fn unblock_signals() -> io::Result<()> {
     let mut none = std::mem::MaybeUninit::<libc::sigset_t>::uninit();

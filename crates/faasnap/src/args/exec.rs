@@ -1,7 +1,7 @@
 //! `faasnap exec`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
@@ -32,6 +32,32 @@ impl FromStr for Bind {
     }
 }
 
+/// A tap device of this machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tap {
+    /// Its name.
+    pub(crate) device: String,
+    /// The file that its network namespace is known by; without one it is in this process's.
+    pub(crate) namespace: Option<PathBuf>,
+}
+
+impl FromStr for Tap {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (device, namespace) = match text.split_once('@') {
+            Some((device, namespace)) => (device, Some(namespace)),
+            None => (text, None),
+        };
+        if device.is_empty() || namespace == Some("") {
+            return Err(format!("{text:?} names no device: write tap0 or tap0@NAMESPACE"));
+        }
+        // A path stays as it is.
+        let namespace = namespace.map(|namespace| Path::new("/run/netns").join(namespace));
+        Ok(Self { device: device.to_owned(), namespace })
+    }
+}
+
 /// What a program runs in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum GuestKind {
@@ -53,7 +79,8 @@ broke out of its virtual machine could do what the caller can. Run what you don'
 
 With --guest linux it has a kernel of its own and may do what it likes, but sees nothing of this machine: it gets \
 standard input, output and error only, and --root's files, read-only below what it writes. With --network it opens \
-TCP connections and sends UDP datagrams to public addresses, by way of this command.
+TCP connections and sends UDP datagrams to public addresses, by way of this command. With --tap its card, 169.254.78.10/24 with \
+169.254.78.254 as its gateway, is on a tap device of yours: whatever you connect that with, by whatever rules.
 
 Examples:
   faasnap exec -- /bin/echo hello
@@ -92,6 +119,10 @@ pub(crate) struct ExecArguments {
     pub(crate) network: bool,
     #[command(flatten)]
     pub(crate) reach: ReachArguments,
+    /// Put a linux guest's network card on a tap device that is there, in this network namespace or in another: a name as in
+    /// /run/netns, or a path like /proc/PID/ns/net
+    #[arg(long, value_name = "DEVICE[@NAMESPACE]", conflicts_with = "network")]
+    pub(crate) tap: Option<Tap>,
     /// Say on standard error which system calls the program made that are not there, even when it ended well; of a linux
     /// guest, what its kernel says and how long it took
     #[arg(long)]
@@ -128,6 +159,16 @@ mod tests {
             exec.binds.iter().map(|bind| (bind.source.to_str(), bind.target.to_str())).collect();
         assert_eq!(binds, [(Some("/x"), Some("/y")), (Some("/z"), Some("/z"))]);
         assert_eq!(exec.memory, 1024);
+    }
+
+    #[test]
+    fn a_tap_device_is_in_a_namespace_by_name_or_path() {
+        let namespace = |text: &str| text.parse::<Tap>().unwrap().namespace;
+        assert_eq!(namespace("tap0"), None);
+        assert_eq!(namespace("tap0@blue"), Some(PathBuf::from("/run/netns/blue")));
+        assert_eq!(namespace("tap0@/proc/7/ns/net"), Some(PathBuf::from("/proc/7/ns/net")));
+        assert!("@blue".parse::<Tap>().is_err() && "tap0@".parse::<Tap>().is_err());
+        assert!(parse("--tap tap0 --network -- ls").is_err());
     }
 
     #[test]

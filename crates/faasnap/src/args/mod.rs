@@ -22,7 +22,7 @@ pub(crate) use bench::{
     BenchArguments, BenchCommand, KeepAliveArguments, SlowDiskArguments, ThrottleArgument,
 };
 pub(crate) use doctor::DoctorArguments;
-pub(crate) use exec::{ExecArguments, GuestKind};
+pub(crate) use exec::{ExecArguments, GuestKind, Tap};
 pub(crate) use function::{CreateFunction, FunctionCommand};
 pub(crate) use invoke::{From, InvokeArguments, Payload, Way};
 pub(crate) use kernel::{BuildKernel, ImportKernel, KernelCommand, StoredKernel};

@@ -29,9 +29,11 @@ const NAMED: usize = 8;
 pub(super) fn run(home: Option<&Path>, arguments: ExecArguments) -> Result<Outcome> {
     // First of all, so that descriptors opened below are not among them.
     let descriptors = inherited().context("listing the open descriptors")?;
-    if arguments.tmp.is_some() || arguments.network || !arguments.reach.says_nothing() {
+    let network = arguments.network || arguments.tap.is_some() || !arguments.reach.says_nothing();
+    if arguments.tmp.is_some() || network {
         bail!(
-            "--tmp, --network, --allow-network and --name-server are for linux guests (--guest linux): the /tmp of a process guest is memory, and it has a network as a function only"
+            "--tmp, --network, --tap, --allow-network and --name-server are for linux guests (--guest linux): the /tmp of a process \
+             guest is memory, and it has a network as a function only"
         );
     }
     let verbose = arguments.verbose;

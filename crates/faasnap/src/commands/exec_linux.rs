@@ -15,7 +15,7 @@ use rustix::process::{getgid, getuid};
 use store::{Store, TmpMegabytes};
 
 use super::Outcome;
-use crate::args::ExecArguments;
+use crate::args::{ExecArguments, Tap};
 use crate::output::note;
 
 const SIGKILL: u8 = 9;
@@ -30,7 +30,7 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
         bail!("a linux guest has no --bind: it shares no folder with this machine");
     }
     if !arguments.network && !arguments.reach.says_nothing() {
-        bail!("--allow-network and --name-server are for a guest with a network: give --network as well");
+        bail!("--allow-network and --name-server are what --network goes by: give that as well");
     }
     let kernel = store.open_kernel(&arguments.kernel)?;
     let module = |module: store::KernelModule| Module { name: module.name, content: module.content };
@@ -43,7 +43,7 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
     let console: Option<Box<dyn io::Write + Send>> =
         if arguments.verbose { Some(Box::new(io::stderr())) } else { None };
     let own_disk = arguments.tmp.map(|size| own_disk(store, size)).transpose()?;
-    let card = arguments.network.then(|| card(&arguments)).transpose()?;
+    let card = card(&arguments)?;
     let network = card.as_ref().map(|_| Network {
         address: guest_network::GUEST.octets(),
         prefix: guest_network::PREFIX,
@@ -69,8 +69,11 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
             environment,
             tmp_disk: arguments.tmp.is_some(),
             network,
-            // Without a network the root's own may stay.
-            resolver: network.map_or_else(Vec::new, |_| outbound::resolver_configuration().into_bytes()),
+            // Otherwise the root has its own.
+            resolver: match arguments.network {
+                true => outbound::resolver_configuration().into_bytes(),
+                false => Vec::new(),
+            },
             ..Start::default()
         },
     };
@@ -116,10 +119,18 @@ fn own_disk(store: &Store, size: TmpMegabytes) -> Result<Disk> {
     Ok(Disk::Private(Arc::new(disk)))
 }
 
-/// A network card, whose frames end in this process.
-fn card(arguments: &ExecArguments) -> Result<Card> {
-    outbound_relay::configure(arguments.reach.settings())?;
-    let relay = outbound::Client::new(outbound_relay::prepare()?.connect()?);
-    let link = guest_network::start(relay).context("making the guest's network")?;
-    Ok(Card { link, address: guest_network::GUEST_MAC })
+/// Its network card, if it has one: on a tap device, or with frames that end in this process.
+fn card(arguments: &ExecArguments) -> Result<Option<Card>> {
+    let link = match &arguments.tap {
+        Some(Tap { device, namespace }) => jail::tap(device, namespace.as_deref()).context(
+            "--tap takes a tap device that is there and that nobody uses, this user's or as root: ip tuntap add tap0 mode tap",
+        )?,
+        None if arguments.network => {
+            outbound_relay::configure(arguments.reach.settings())?;
+            let relay = outbound::Client::new(outbound_relay::prepare()?.connect()?);
+            guest_network::start(relay).context("making the guest's network")?
+        }
+        None => return Ok(None),
+    };
+    Ok(Some(Card { link, address: guest_network::GUEST_MAC }))
 }
