@@ -133,7 +133,9 @@ fn a_kernel_is_imported_edited_shown_and_removed() {
 #[test]
 fn a_process_guest_is_not_given_what_is_a_linux_guests() {
     let session = Session::new();
-    for option in ["--tmp 600", "--network", "--tap tap0", "--allow-network 10.0.0.0/8", "--name-server 10.0.0.2"] {
+    for option in
+        ["--tmp 600", "--network", "--tap tap0", "--allow-network 10.0.0.0/8", "--name-server 10.0.0.2"]
+    {
         session.line(&format!("exec {option} -- /bin/true")).bad(3, &["--guest linux"]);
     }
     session.line("exec --tmp 100 -- /bin/true").bad(2, &["512 to 10240"]);

@@ -165,8 +165,11 @@ pub(crate) fn attach_tap(device: BorrowedFd<'_>, name: &str) -> io::Result<()> {
         flags: libc::c_short,
         rest: [u8; 22],
     }
-    let mut request =
-        Request { name: [0; libc::IFNAMSIZ], flags: (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short, rest: [0; 22] };
+    let mut request = Request {
+        name: [0; libc::IFNAMSIZ],
+        flags: (libc::IFF_TAP | libc::IFF_NO_PI) as libc::c_short,
+        rest: [0; 22],
+    };
     // The last byte stays zero.
     let Some(place) = request.name.get_mut(..name.len()).filter(|place| place.len() < libc::IFNAMSIZ) else {
         return Err(io::ErrorKind::InvalidInput.into());

@@ -43,8 +43,11 @@ mod tests {
     #[test]
     fn what_is_not_there_is_not_made() {
         let error = tap("no-such-tap", None).unwrap_err();
-        assert!(matches!(&error, JailError::Tap { name, source } if name == "no-such-tap"
-            && source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())), "{error:?}");
+        assert!(
+            matches!(&error, JailError::Tap { name, source } if name == "no-such-tap"
+            && source.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())),
+            "{error:?}"
+        );
         assert!(tap("tap0", Some(Path::new("/no/such/namespace"))).is_err());
         // The loopback is no tap device.
         assert!(tap("lo", None).is_err());

@@ -126,8 +126,7 @@ fn cachestat_finding() -> Finding {
     match probe {
         Ok(_) => Finding::good(GROUP, name, "works; newer than Linux 6.1, so untested on hardware KVM"),
         Err(error) => {
-            let meaning =
-                "what the page cache has is looked for page by page: recording takes longer";
+            let meaning = "what the page cache has is looked for page by page: recording takes longer";
             Finding::limited(GROUP, name, error.to_string(), meaning).mend("Linux 6.5 has it")
         }
     }
