@@ -11,7 +11,7 @@ import threading
 
 FAASNAP, ROOT = os.environ["FAASNAP"], os.environ["FAASNAP_TEST_HOME"] + "/runtimes/python3.11/root"
 # Addresses of this host: one that the guest may reach, one that it may not.
-ALLOWED, OTHER = "198.51.100.7", "198.51.100.9"
+ALLOWED, OTHER = "198.51.100.17", "198.51.100.19"
 
 PROGRAM = """
 import os, socket, sys
