@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use function_worker::{
     FunctionWorker, INIT_LIMIT, LogSink, REGION, RecentRestores, RestoreOptions, Role, SpareWorker,
-    WorkerError, guest_kind,
+    WorkerError, machine_kind,
 };
 use parking_lot::Mutex;
 use restore::{Phase, RestoreStrategy, Timeline};
@@ -310,7 +310,7 @@ pub(crate) fn recorded(
 impl Subject {
     /// A worker for its kind of guest.
     fn worker(&self) -> Result<SpareWorker, WorkerError> {
-        SpareWorker::start(guest_kind(&self.function.function.config.guest))
+        SpareWorker::start(machine_kind(&self.function.function.config))
     }
 
     /// The same, which has made its machine.
@@ -325,8 +325,9 @@ impl Subject {
         let mut worker = self.ready_worker()?;
         if how.options.strategy == RestoreStrategy::FaaSnap {
             let mut recent = RecentRestores::default();
-            snapshots.iter().for_each(|snapshot| recent.note(snapshot));
-            worker.wait_memory_ready(recent.likely_pages())?;
+            let machine = machine_kind(&self.function.function.config);
+            snapshots.iter().for_each(|snapshot| recent.note(snapshot, machine));
+            worker.wait_memory_ready(recent.likely_pages(machine))?;
         }
         Ok(worker)
     }

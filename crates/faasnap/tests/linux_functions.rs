@@ -41,6 +41,25 @@ fn on_hardware_hello_answers_cold_restored_and_warm() {
         let line = ["invoke", "hello", "--payload", r#"{"name":"tests"}"#, "--strategy", strategy];
         answers.push(serde_json::from_str(&home.run(&line).good()).unwrap());
     }
+    // In workers that have made ready what is likely, all of memory compared before and after.
+    let line = [
+        "invoke",
+        "hello",
+        "--payload",
+        "{}",
+        "--strategy",
+        "faasnap",
+        "--restores",
+        "2",
+        "--verify-memory",
+        "--json",
+    ];
+    let report: Value = serde_json::from_str(&home.run(&line).good()).unwrap();
+    for timeline in report["timelines"].as_array().unwrap() {
+        let [ready, used] = ["bytes", "used_bytes"].map(|what| timeline["ready"][what].as_u64().unwrap());
+        assert!(ready > 4 << 20 && used > ready / 10 * 9, "{ready} {used}");
+        assert!(timeline["verified"]["after"].as_u64().unwrap() > 0, "{timeline}");
+    }
     let warm = home.run(&["invoke", "hello", "--from", "snapshot", "--repeat", "3"]).good();
     assert!(warm.contains("Hello, world!"), "{warm}");
     let ids: HashSet<_> = answers.iter().map(|answer| answer["request_id"].as_str().unwrap()).collect();

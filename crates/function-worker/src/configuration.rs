@@ -9,11 +9,11 @@ use jail::{Access, Passage, ResourceLimits};
 use runtime_api::environment::{FunctionEnvironment, InitializationType};
 use rustix::fs::MemfdFlags;
 use serde_bytes::ByteBuf;
-use store::{Guest, LinuxFiles, OpenFunction, OpenKernel};
+use store::{FunctionConfig, Guest, LinuxFiles, OpenFunction, OpenKernel};
 use uuid::Uuid;
 use worker_protocol::{
     Attached, BOOT_LIMIT, Configuration, Credentials, Descriptor, GuestKind, Kernel, KernelModule, Limits,
-    Mount, NetworkPolicy, RuntimeService,
+    MachineKind, Mount, NetworkPolicy, RuntimeService,
 };
 
 use crate::error::WorkerError;
@@ -100,7 +100,10 @@ pub(crate) fn configuration(
     let token = Uuid::new_v4().simple().to_string();
     let config = &function.function.config;
     let configuration = Configuration {
-        guest: guest_kind(&function.function.config.guest),
+        guest: match config.guest {
+            Guest::Process => GuestKind::Process,
+            Guest::Linux { .. } => GuestKind::Linux,
+        },
         root,
         mounts,
         scratch,
@@ -187,11 +190,11 @@ pub fn boot_limit(function: &OpenFunction) -> Duration {
     if function.linux.is_some() { BOOT_LIMIT } else { Duration::ZERO }
 }
 
-/// What a function's guest is called in the protocol.
-pub fn guest_kind(guest: &Guest) -> GuestKind {
-    match guest {
-        Guest::Process => GuestKind::Process,
-        Guest::Linux { .. } => GuestKind::Linux,
+/// What the machine of a worker for such a function is made for.
+pub fn machine_kind(config: &FunctionConfig) -> MachineKind {
+    match config.guest {
+        Guest::Process => MachineKind::Process,
+        Guest::Linux { .. } => MachineKind::Linux { memory_mib: config.memory.bytes() >> 20 },
     }
 }
 

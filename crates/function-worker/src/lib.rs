@@ -32,7 +32,7 @@ use pages::PageSet;
 use restore::{Phase, Timeline};
 use store::{KernelSource, OpenFunction};
 use worker_protocol::{
-    Answer, Attached, Booted, FromWorker, GuestKind, Invoke, Learned, LogStream, NodeChannel, Received,
+    Answer, Attached, Booted, FromWorker, Invoke, Learned, LogStream, MachineKind, NodeChannel, Received,
     RestoreRequest, Restored, Snapshotted, ToWorker, pair,
 };
 
@@ -40,7 +40,7 @@ use keeping::{Restoring, Writing};
 use read_ahead::read_ahead;
 
 pub use configuration::{
-    INIT_LIMIT, REGION, RESTORE_LIMIT, Role, SNAPSHOT_INIT_LIMIT, boot_limit, guest_kind,
+    INIT_LIMIT, REGION, RESTORE_LIMIT, Role, SNAPSHOT_INIT_LIMIT, boot_limit, machine_kind,
 };
 pub use credentials::{CredentialsFile, CredentialsFileError, expiration};
 pub use error::WorkerError;
@@ -91,28 +91,24 @@ impl std::fmt::Debug for FunctionWorker {
 }
 
 impl SpareWorker {
-    /// Starts a worker: this very executable run again as `faasnap worker`. `guest` says what its machine is made for.
+    /// Starts a worker: this very executable run again as `faasnap worker`. `machine` says what its machine is made for.
     ///
     /// # Errors
     /// [`WorkerError::Jail`] or [`WorkerError::Channel`] when the machine has no room for another process or socket.
-    pub fn start(guest: GuestKind) -> Result<Self, WorkerError> {
-        Self::start_program(&PathBuf::from("/proc/self/exe"), guest)
+    pub fn start(machine: MachineKind) -> Result<Self, WorkerError> {
+        Self::start_program(&PathBuf::from("/proc/self/exe"), machine)
     }
 
     /// Starts a worker from the executable at `program`, in a jail as strong as [`jail::authority`] allows.
     ///
     /// # Errors
     /// As [`Self::start`].
-    pub fn start_program(program: &Path, guest: GuestKind) -> Result<Self, WorkerError> {
+    pub fn start_program(program: &Path, machine: MachineKind) -> Result<Self, WorkerError> {
         let (channel, socket) = pair()?;
         let mut passed = vec![("kvm", device("/dev/kvm")?)];
         // Without it, the strategies that need it say so.
         passed.extend(device("/dev/userfaultfd").ok().map(|device| ("userfaultfd", device)));
-        let kind = match guest {
-            GuestKind::Process => "process",
-            GuestKind::Linux => "linux",
-        };
-        let arguments = &["faasnap", "worker", "--guest", kind];
+        let arguments = &["faasnap", "worker", "--machine", &machine.to_string()];
         let jailed = jail::launch(Program { path: program, arguments, socket, passed })?;
         Ok(Self { channel, jailed, is_ready: false })
     }

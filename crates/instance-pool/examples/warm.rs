@@ -53,7 +53,7 @@ fn report(what: &str, mut times: Vec<Duration>) {
 }
 
 fn direct(target: &Deployed, program: &Path) -> Vec<Duration> {
-    let spare = SpareWorker::start_program(program, worker_protocol::GuestKind::Process).unwrap();
+    let spare = SpareWorker::start_program(program, worker_protocol::MachineKind::Process).unwrap();
     let role = Role::latest(false);
     let mut worker =
         spare.configure(&target.function, &role, Box::new(|_, _| {}), Timeline::start()).unwrap();

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use function_worker::{
     CredentialsFile, GRACE, Heard, INIT_LIMIT, RESTORE_LIMIT, RestoreOptions, Role, SNAPSHOT_INIT_LIMIT,
-    SNAPSHOT_LIMIT, WorkerError, expiration,
+    SNAPSHOT_LIMIT, WorkerError, expiration, machine_kind,
 };
 use restore::Timeline;
 use runtime_api::log_line::{self, InitPhase, Status};
 use runtime_api::{ErrorType, ExitReason, Outcome};
-use store::{Guest, Lease, SnapshotEntry, StoreError};
+use store::{Lease, SnapshotEntry, StoreError};
 use worker_protocol::{Exit, Failure, FailureKind, LogStream, Record, Restored};
 
 use crate::call::{Refused, SnapshotFailed, Start};
@@ -137,9 +137,7 @@ impl Starting<'_> {
             // What its hooks wrote is no invocation's.
             log.begin(tap);
         }
-        if deployed.function.function.config.guest == Guest::Process {
-            core.spares.note_restore(&entry.path);
-        }
+        core.spares.note_restore(&entry.path, machine_kind(&deployed.function.function.config));
         for warning in &restored.warnings {
             // That nothing is recorded yet is so at every first restore.
             tracing::debug!(function = %deployed.name(), warning, "a restore");
@@ -310,8 +308,7 @@ async fn worker(
         let credentials = core.settings.function_credentials.as_ref();
         role.credentials = credentials.map(CredentialsFile::read).transpose()?;
         let expires = role.credentials.as_ref().and_then(expiration);
-        let guest = function_worker::guest_kind(&deployed.function.function.config.guest);
-        let spare = core.spares.take(guest)?;
+        let spare = core.spares.take(machine_kind(&deployed.function.function.config))?;
         Connection::new(spare.configure(&deployed.function, &role, sink, timeline)?, expires)
     };
     Ok(blocking(start).await??)

@@ -118,7 +118,7 @@ pub(crate) enum InstanceError {
     Relay(#[source] io::Error),
     #[error("the function's standard output can't be set up")]
     Log(#[source] Errno),
-    #[error("the worker's machine is made for the other kind of guest")]
+    #[error("the worker's machine is made for another kind or size of guest")]
     OtherKind,
     #[error(transparent)]
     Linux(#[from] linux_guest::GuestError),
@@ -233,7 +233,7 @@ impl ReadyMachine {
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
         let arrivals = Arc::new(saved.guest.late_blocks());
         let late = LateBlocks { arrivals: arrivals.clone(), first: saved.guest.first_blocks() };
-        let (memory, ready) = (guest.memory().clone(), Some(guest.ready_memory().clone()));
+        let (memory, ready) = (guest.memory().clone(), guest.ready_memory().clone());
         let behind = Behind { memory, ready, late: Some(late), threads: threads.clone() };
         // The guest's objects are made again, files opened among them, while another thread plans.
         let planning = {

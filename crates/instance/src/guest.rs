@@ -6,7 +6,7 @@ use pages::PageSet;
 use process_kernel::task::ExitStatus;
 use restore::{Phase, Timeline};
 use runtime_api::{Invocation, ReleasedRuntime};
-use worker_protocol::{FailureKind, GuestKind};
+use worker_protocol::{FailureKind, MachineKind};
 
 use crate::function_guest::{FunctionConfig, FunctionGuest, InstanceError, Listeners, ReadyMachine};
 use crate::linux_function::{BootFiles, LinuxConfig, LinuxFunction, ReadyLinux};
@@ -28,10 +28,10 @@ pub(crate) enum Ready {
 
 impl Ready {
     /// Makes one, with what can be made before it is known what will run in it.
-    pub fn new(kind: GuestKind) -> Result<Self, InstanceError> {
-        Ok(match kind {
-            GuestKind::Process => Self::Process(ReadyMachine::new()?),
-            GuestKind::Linux => Self::Linux(ReadyLinux::new()?),
+    pub fn new(machine: MachineKind) -> Result<Self, InstanceError> {
+        Ok(match machine {
+            MachineKind::Process => Self::Process(ReadyMachine::new()?),
+            MachineKind::Linux { memory_mib } => Self::Linux(ReadyLinux::new(memory_mib)?),
         })
     }
 
@@ -39,8 +39,7 @@ impl Ready {
     pub fn start_threads(&mut self) -> Result<(), InstanceError> {
         match self {
             Self::Process(machine) => machine.start_threads(),
-            // Its processors come with its kernel.
-            Self::Linux(_) => Ok(()),
+            Self::Linux(machine) => machine.start_threads(),
         }
     }
 
@@ -48,16 +47,15 @@ impl Ready {
     pub fn want_memory_ready(&mut self, pages: &PageSet) {
         match self {
             Self::Process(machine) => machine.want_memory_ready(pages),
-            // Its memory is placed by its kernel.
-            Self::Linux(_) => {}
+            Self::Linux(machine) => machine.want_memory_ready(pages),
         }
     }
 
-    /// Makes more of it ready; `false` when all is, or the guest has no use for it.
+    /// Makes more of it ready; `false` when all is.
     pub fn make_memory_ready(&mut self) -> bool {
         match self {
             Self::Process(machine) => machine.make_memory_ready(),
-            Self::Linux(_) => false,
+            Self::Linux(machine) => machine.make_memory_ready(),
         }
     }
 

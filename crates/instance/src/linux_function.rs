@@ -13,14 +13,15 @@ use std::time::Duration;
 use guest_init::wire::{self, Ended, Kind, Start};
 use initramfs::Module;
 use linux_guest::{
-    Beginning, Card, Disk, Hardware, KernelImage, Line, PausedVm, ReadyGuest, RunningGuest, SavedVm, Scratch,
-    Session, initial_files, memory_ranges,
+    Beginning, Card, Disk, Fittings, KernelImage, Line, PausedVm, RunningGuest, SavedVm, Scratch, Session,
+    SpareGuest, initial_files, memory_ranges,
 };
-use machine::{Kvm, SystemVm};
+use machine::Kvm;
+use pages::PageSet;
 use parking_lot::{Condvar, Mutex};
 use process_kernel::ipc::LogStream;
 use process_kernel::task::ExitStatus;
-use restore::{Phase, Timeline};
+use restore::{Phase, ReadyThreads, RestoreError, Timeline};
 use runtime_api::{Config, Credentials, Invocation, ReleasedRuntime};
 use snapshot::{MachineIdentity, Snapshot};
 use worker_protocol::FailureKind;
@@ -36,6 +37,7 @@ use crate::runtime_bridge::{RuntimeBridge, Sockets};
 const REST_LIMIT: Duration = Duration::from_secs(10);
 /// Memory that the machine has beyond the function's: the kernel, its page tables, its first program.
 const KERNEL_MIB: u64 = 64;
+const PROCESSORS: u8 = 1;
 
 const SIGKILL: i32 = 9;
 
@@ -56,23 +58,13 @@ pub(crate) struct LinuxConfig {
 }
 
 impl LinuxConfig {
-    fn memory_mib(&self) -> u64 {
-        self.start.memory_limit.div_ceil(1 << 20) + KERNEL_MIB
-    }
-
-    fn hardware(&self, scratch: &Arc<Scratch>) -> Result<Hardware, InstanceError> {
+    fn fittings(&self, scratch: &Arc<Scratch>) -> Result<Fittings, InstanceError> {
         let shared = self.disks.iter().map(|file| file.try_clone().map(Disk::shared));
         let disks = shared.chain(std::iter::once(Ok(Disk::Private(scratch.clone()))));
         let disks = disks.collect::<io::Result<_>>();
         let disks =
             disks.map_err(linux_guest::LinuxGuestError::Disk).map_err(linux_guest::GuestError::from)?;
-        Ok(Hardware {
-            memory_mib: self.memory_mib(),
-            processors: 1,
-            disks,
-            card: self.card()?,
-            console: None,
-        })
+        Ok(Fittings { disks, card: self.card()?, console: None })
     }
 
     /// Its network card, with a network behind it, if it may have one.
@@ -109,22 +101,52 @@ pub(crate) struct BootFiles {
     pub command_line: String,
 }
 
-/// A virtual machine without memory that waits for its function.
+/// A virtual machine that waits for its function.
 pub(crate) struct ReadyLinux {
-    vm: SystemVm,
+    machine: SpareGuest,
     /// What a snapshot has to fit.
     host: MachineIdentity,
     guard: MemoryGuard,
     timeline: Timeline,
+    /// Those of a restore.
+    threads: Arc<ReadyThreads>,
 }
 
 impl ReadyLinux {
-    /// Makes one.
-    pub fn new() -> Result<Self, InstanceError> {
+    /// Makes one for a function with so much memory.
+    pub fn new(memory_mib: u64) -> Result<Self, InstanceError> {
         let mut timeline = Timeline::start();
-        let vm = timeline.measure(Phase::VmCreated, || Kvm::open().and_then(|kvm| SystemVm::new(&kvm)))?;
+        let machine = timeline.measure(Phase::VmCreated, || -> Result<_, InstanceError> {
+            Ok(SpareGuest::new(&Kvm::open()?, memory_mib.saturating_add(KERNEL_MIB), PROCESSORS)?)
+        })?;
         let host = MachineIdentity::of_this_machine().map_err(CheckpointError::Machine)?;
-        Ok(Self { vm, host, guard: MemoryGuard::new(), timeline })
+        Ok(Self { machine, host, guard: MemoryGuard::new(), timeline, threads: Arc::default() })
+    }
+
+    /// Starts the machine's threads, and a restore's. This process is confined by now.
+    pub fn start_threads(&mut self) -> Result<(), InstanceError> {
+        self.machine.start_threads()?;
+        self.threads = Arc::new(ReadyThreads::start().map_err(RestoreError::Thread)?);
+        Ok(())
+    }
+
+    /// Says which memory is to be made ready ahead; see [`SpareGuest::want_memory_ready`].
+    pub fn want_memory_ready(&mut self, pages: &PageSet) {
+        self.machine.want_memory_ready(pages);
+    }
+
+    /// Makes more of it ready; `false` when all is, or no more can be had: a request does without then.
+    pub fn make_memory_ready(&mut self) -> bool {
+        self.machine.make_memory_ready().unwrap_or_else(|error| {
+            tracing::warn!(error = chain(&error), "no memory is made ready ahead");
+            false
+        })
+    }
+
+    /// The machine, if it has the size that the function needs.
+    fn made_for(machine: SpareGuest, config: &LinuxConfig) -> Result<SpareGuest, InstanceError> {
+        let needed = (config.start.memory_limit >> 20) + KERNEL_MIB;
+        Some(machine).filter(|machine| machine.memory_mib() == needed).ok_or(InstanceError::OtherKind)
     }
 
     /// The request has come: time counts from here.
@@ -139,10 +161,9 @@ impl ReadyLinux {
         files: BootFiles,
         listeners: &Listeners,
     ) -> Result<LinuxFunction, InstanceError> {
-        let Self { vm, guard, mut timeline, .. } = self;
+        let Self { machine, guard, timeline, .. } = self;
         let scratch = config.new_scratch()?;
-        let hardware = config.hardware(&scratch)?;
-        let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
+        let ready = Self::made_for(machine, config)?.fit(config.fittings(&scratch)?);
         let line = Line::new();
         let runtime = config.runtime.clone();
         let bridge = RuntimeBridge::new(Box::new(line.clone()), runtime, events_to(&listeners.runtime));
@@ -162,15 +183,16 @@ impl ReadyLinux {
         options: &RestoreOptions,
         listeners: &Listeners,
     ) -> Result<LinuxFunction, InstanceError> {
-        let Self { vm, host, guard, mut timeline } = self;
+        let Self { machine, host, guard, mut timeline, threads } = self;
+        let machine = Self::made_for(machine, config)?;
         let Opened { snapshot, layout, saved } =
             timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedVm>(directory, &host))?;
         let scratch = config.saved_scratch(&snapshot)?;
-        let hardware = config.hardware(&scratch)?;
-        let ready = timeline.measure(Phase::SlotsSet, || ReadyGuest::furnish(vm, hardware))?;
+        let ready_memory = machine.ready_memory().clone();
+        let ready = machine.fit(config.fittings(&scratch)?);
         let victim = Victim::default();
-        let behind =
-            Behind { memory: ready.memory().clone(), ready: None, late: None, threads: Arc::default() };
+        let memory = ready.memory().clone();
+        let behind = Behind { memory, ready: ready_memory, late: None, threads };
         let foreseen = behind.foresee(&snapshot, &layout, options)?;
         let foresight = Foresight { snapshot, layout, foreseen };
         let alarm = Alarm { victim: victim.clone(), learned: listeners.learned.clone() };

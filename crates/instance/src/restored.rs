@@ -64,9 +64,9 @@ impl Victim {
 /// What a snapshot's memory is put behind, as far as it is known before the guest's files are open.
 pub(crate) struct Behind {
     pub memory: Arc<GuestMemory>,
-    /// For a process guest, whose own page tables forbid the writes that its regions don't allow: the memory that was made
-    /// ready ahead.
-    pub ready: Option<PageSet>,
+    /// The memory that was made ready ahead. Of a process guest the host's mappings need not forbid what its own page tables do;
+    /// a linux guest may write all of its memory.
+    pub ready: PageSet,
     /// What of memory may come in while the guest runs.
     pub late: Option<LateBlocks>,
     /// The restore's threads.
@@ -98,14 +98,10 @@ impl Behind {
             Wish::IfNeeded => Record::IfNeeded(Default::default()),
             Wish::Again => Record::Always(Default::default()),
         };
-        match &self.ready {
-            Some(ready) => {
-                request.tables_forbid_writes = true;
-                request.ready = ready.clone();
-            }
-            // Hardware KVM maps no neighbours: copying them would be in vain.
-            None => request.techniques.neighbours_ahead = false,
-        }
+        request.tables_forbid_writes = true;
+        request.ready = self.ready.clone();
+        // A guest that can't wait for single blocks waits for the disk with all of them.
+        request.techniques.huge_blocks &= self.late.is_some();
         request.late = self.late.clone();
         request.threads = self.threads.clone();
         if options.verify {

@@ -32,6 +32,7 @@ mod process;
 mod root;
 mod sys;
 mod tap;
+mod waiting;
 
 pub use authority::{Authority, authority, prepare, summary};
 pub use cgroup::{Cgroups, ResourceLimits, cgroups};
@@ -46,3 +47,4 @@ pub use own_image::let_go_of_start_up;
 pub use passage::{Access, Passage};
 pub use process::Process;
 pub use tap::tap;
+pub use waiting::WaitingThread;

@@ -1,6 +1,6 @@
 //! What can go wrong with a microVM.
 
-use guest_memory::MapError;
+use guest_memory::{AccessError, MapError};
 use machine::MachineError;
 use thiserror::Error;
 
@@ -13,6 +13,13 @@ pub enum LinuxGuestError {
     /// Guest memory can't be had.
     #[error("guest memory can't be set up")]
     Memory(#[from] MapError),
+    /// Memory could not be made ready ahead.
+    #[error("making memory ready ahead")]
+    NotReady {
+        /// What could not be written.
+        #[source]
+        source: AccessError,
+    },
     /// A size that can't be served.
     #[error("{what} must be {range}, not {value}")]
     Size {

@@ -10,12 +10,13 @@ use std::time::Duration;
 use guest_init::wire;
 use guest_memory::GuestMemory;
 use machine::{Kvm, SystemVm};
+use pages::PageSet;
 use parking_lot::Mutex;
 use thiserror::Error;
 
 use crate::error::LinuxGuestError;
 use crate::kernel::KernelImage;
-use crate::monitor::{Config, End, MicroVm, ReadyVm, SavedVm};
+use crate::monitor::{Config, End, MicroVm, ReadyVm, SavedVm, SpareVm};
 use crate::virtio::{Card, Disk, HostSide, stream};
 
 /// Bytes of the kernel's messages that are kept.
@@ -55,12 +56,82 @@ pub struct Hardware {
     pub memory_mib: u64,
     /// Processors.
     pub processors: u8,
+    /// The rest.
+    pub fittings: Fittings,
+}
+
+/// What a machine has beside memory and processors.
+pub struct Fittings {
     /// The root file system, disks that are mounted into it, and one of the guest's own.
     pub disks: Vec<Disk>,
     /// A network card, for a guest that has a network.
     pub card: Option<Card>,
     /// Where the kernel's messages go, as they come.
     pub console: Option<Box<dyn Write + Send>>,
+}
+
+/// A machine with memory and processors, made before it is known which guest will run in it: what a pool keeps ready.
+pub struct SpareGuest(SpareVm);
+
+impl SpareGuest {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// [`GuestError::Machine`].
+    pub fn new(kvm: &Kvm, memory_mib: u64, processors: u8) -> Result<Self, GuestError> {
+        let vm = SystemVm::new(kvm).map_err(LinuxGuestError::from)?;
+        Ok(Self(SpareVm::new(vm, memory_mib, processors)?))
+    }
+
+    /// Starts the threads that a guest is likely to need. This process must be as confined as it is to be.
+    ///
+    /// # Errors
+    /// [`GuestError::Machine`].
+    pub fn start_threads(&mut self) -> Result<(), GuestError> {
+        Ok(self.0.start_threads()?)
+    }
+
+    /// The size of its memory, MiB.
+    pub fn memory_mib(&self) -> u64 {
+        self.0.memory_mib()
+    }
+
+    /// Says which pages [`Self::make_memory_ready`] is to make ready: those that the next guest is likely to touch.
+    pub fn want_memory_ready(&mut self, pages: &PageSet) {
+        self.0.want_memory_ready(pages);
+    }
+
+    /// Makes a part of them ready, a few milliseconds' worth; `false` when there is no more.
+    ///
+    /// # Errors
+    /// [`GuestError::Machine`]; then no more is made ready.
+    pub fn make_memory_ready(&mut self) -> Result<bool, GuestError> {
+        Ok(self.0.make_memory_ready()?)
+    }
+
+    /// The memory that is ready: populated, writable, zero.
+    pub fn ready_memory(&self) -> &PageSet {
+        self.0.ready_memory()
+    }
+
+    /// Gives it what it lacks.
+    pub fn fit(self, fittings: Fittings) -> ReadyGuest {
+        let messages = Messages::default();
+        let (sender, connections) = channel();
+        let (dial, dialled) = channel();
+        // One connection is all that the first program makes; others are of its programs, which have no business here.
+        let mut sender = Some(sender);
+        let accept = Box::new(move |port| {
+            let sender = sender.take_if(|_| port == wire::PORT)?;
+            let (device, near) = stream().ok()?;
+            sender.send(near).is_ok().then_some(device)
+        });
+        let Fittings { disks, card, console } = fittings;
+        let host = HostSide { accept, dialled };
+        let console = Box::new(Console { kept: messages.clone(), shown: console });
+        let ready = ReadyVm::new(self.0, Config { disks, card, host, console });
+        ReadyGuest { ready, connections, dial, messages }
+    }
 }
 
 /// A machine that waits for its guest.
@@ -77,33 +148,8 @@ impl ReadyGuest {
     /// # Errors
     /// [`GuestError::Machine`].
     pub fn new(kvm: &Kvm, hardware: Hardware) -> Result<Self, GuestError> {
-        Self::furnish(SystemVm::new(kvm).map_err(LinuxGuestError::from)?, hardware)
-    }
-
-    /// Makes one of an empty virtual machine.
-    ///
-    /// # Errors
-    /// [`GuestError::Machine`].
-    pub fn furnish(vm: SystemVm, hardware: Hardware) -> Result<Self, GuestError> {
-        let messages = Messages::default();
-        let (sender, connections) = channel();
-        let (dial, dialled) = channel();
-        // One connection is all that the first program makes; others are of its programs, which have no business here.
-        let mut sender = Some(sender);
-        let accept = Box::new(move |port| {
-            let sender = sender.take_if(|_| port == wire::PORT)?;
-            let (device, near) = stream().ok()?;
-            sender.send(near).is_ok().then_some(device)
-        });
-        let config = Config {
-            memory_mib: hardware.memory_mib,
-            processors: hardware.processors,
-            disks: hardware.disks,
-            card: hardware.card,
-            host: HostSide { accept, dialled },
-            console: Box::new(Console { kept: messages.clone(), shown: hardware.console }),
-        };
-        Ok(Self { ready: ReadyVm::new(vm, config)?, connections, dial, messages })
+        let Hardware { memory_mib, processors, fittings } = hardware;
+        Ok(SpareGuest::new(kvm, memory_mib, processors)?.fit(fittings))
     }
 
     /// The reservation; a restore maps memory into it.

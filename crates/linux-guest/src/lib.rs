@@ -19,11 +19,13 @@ mod kernel;
 mod layout;
 mod monitor;
 mod program;
+mod ready_memory;
+mod ready_threads;
 mod session;
 mod virtio;
 
 pub use error::LinuxGuestError;
-pub use guest::{GuestError, Hardware, ReadyGuest, RunningGuest};
+pub use guest::{Fittings, GuestError, Hardware, ReadyGuest, RunningGuest, SpareGuest};
 pub use initial_files::{MODULES, OPTIONAL_MODULES, initial_files};
 pub use kernel::KernelImage;
 pub use layout::memory as memory_ranges;

@@ -3,16 +3,17 @@
 //! A thread drives each processor, one more waits for the host's side of the devices, and each disk has one that waits for its file. All of them share the devices behind one
 //! lock: a guest has few processors, and a request takes microseconds.
 
+mod spare;
 mod threads;
 
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use guest_memory::{GuestMemory, MemoryView, Protection, Source};
-use machine::{FurnishedVm, Kicker, SystemState, SystemVcpu, SystemVm, VcpuState};
+use machine::{FurnishedVm, Kicker, SystemState, SystemVcpu, VcpuState};
 use pages::{PageCount, PageRange};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
@@ -22,14 +23,12 @@ use serde::{Deserialize, Serialize};
 use crate::devices::{Console, Devices, DevicesState};
 use crate::error::LinuxGuestError;
 use crate::kernel::{self, Boot, KernelImage};
-use crate::layout;
+use crate::ready_threads::ReadyThreads;
 use crate::virtio::{Balloon, Block, Card, Device, Disk, Entropy, HostSide, Network, Vsock};
 
+pub use spare::SpareVm;
+
 const MIB: u64 = 1 << 20;
-/// AWS Lambda's largest function, and what a snapshot's page numbers hold many times over.
-const MOST_MEMORY_MIB: u64 = 10_240;
-const LEAST_MEMORY_MIB: u64 = 64;
-const MOST_PROCESSORS: u8 = 32;
 /// Free memory in shorter runs stays with the guest (128 KiB). Each run that is given back may be a mapping of its own, of which
 /// the host has 65,530 for a process: this leaves room for the largest guest.
 const LEAST_GIVEN_BACK: PageCount = PageCount(32);
@@ -42,12 +41,8 @@ pub fn check_machine() -> Result<(), LinuxGuestError> {
     if machine::is_software_only() { Err(machine::MachineError::SoftwareOnly.into()) } else { Ok(()) }
 }
 
-/// What a microVM is made of.
+/// What a machine is given beside memory and processors.
 pub struct Config {
-    /// Memory, MiB.
-    pub memory_mib: u64,
-    /// Processors.
-    pub processors: u8,
     /// Disks, in the order in which the guest finds them.
     pub disks: Vec<Disk>,
     /// A network card, if it has one.
@@ -141,35 +136,19 @@ impl Shared {
 
 /// A machine without a guest yet.
 pub struct ReadyVm {
-    vm: FurnishedVm,
-    memory: Arc<GuestMemory>,
+    spare: SpareVm,
     config: Config,
 }
 
 impl ReadyVm {
-    /// Gives an empty machine its memory, reserved but not mapped.
-    ///
-    /// # Errors
-    /// [`LinuxGuestError`].
-    pub fn new(vm: SystemVm, config: Config) -> Result<Self, LinuxGuestError> {
-        if !(LEAST_MEMORY_MIB..=MOST_MEMORY_MIB).contains(&config.memory_mib) {
-            let (range, value) = ("between 64 and 10240 MB", config.memory_mib);
-            return Err(LinuxGuestError::Size { what: "memory", range, value });
-        }
-        if !(1..=MOST_PROCESSORS).contains(&config.processors) {
-            let (range, value) = ("between 1 and 32", u64::from(config.processors));
-            return Err(LinuxGuestError::Size { what: "the number of processors", range, value });
-        }
-        let ranges = layout::memory(config.memory_mib * MIB);
-        let end = ranges.last().map_or(0, |range| range.end().0);
-        let memory = Arc::new(GuestMemory::reserve(PageCount(end))?);
-        let vm = vm.furnish(memory.clone(), &ranges)?;
-        Ok(Self { vm, memory, config })
+    /// Gives a spare machine what it lacks.
+    pub fn new(spare: SpareVm, config: Config) -> Self {
+        Self { spare, config }
     }
 
     /// The reservation; a restore maps memory into it.
     pub fn memory(&self) -> &Arc<GuestMemory> {
-        &self.memory
+        self.spare.memory()
     }
 
     /// Boots a kernel in fresh memory.
@@ -182,11 +161,11 @@ impl ReadyVm {
         initial_files: &[u8],
         command_line: &str,
     ) -> Result<MicroVm, LinuxGuestError> {
-        let memory_bytes = self.config.memory_mib * MIB;
-        for range in layout::memory(memory_bytes) {
-            self.memory.map(range, Source::Anonymous, Protection::ReadWrite)?;
+        let memory_bytes = self.spare.memory_mib * MIB;
+        for range in self.spare.ranges() {
+            self.memory().map(range, Source::Anonymous, Protection::ReadWrite)?;
         }
-        let processors = self.config.processors;
+        let processors = self.spare.processors.len() as u8;
         self.start(None, |view, first, virtio_devices| {
             let boot = Boot { kernel, initial_files, command_line, memory_bytes, processors, virtio_devices };
             kernel::start_at(first, boot.load(view)?)
@@ -198,8 +177,8 @@ impl ReadyVm {
     /// # Errors
     /// [`LinuxGuestError`] when it does not fit this machine.
     pub fn restore(self, saved: &SavedVm) -> Result<MicroVm, LinuxGuestError> {
-        let (here, value) = (self.config.memory_mib, saved.memory_mib);
-        if here != value || usize::from(self.config.processors) != saved.processors.len() {
+        let (here, value) = (self.spare.memory_mib, saved.memory_mib);
+        if here != value || self.spare.processors.len() != saved.processors.len() {
             let range = "the snapshot's";
             return Err(LinuxGuestError::Size { what: "memory and number of processors", range, value });
         }
@@ -211,18 +190,16 @@ impl ReadyVm {
         saved: Option<&SavedVm>,
         prepare: impl FnOnce(&MemoryView, &SystemVcpu, usize) -> Result<(), LinuxGuestError>,
     ) -> Result<MicroVm, LinuxGuestError> {
-        let Self { vm, memory, config } = self;
-        let view = MemoryView::new(&memory, &layout::memory(config.memory_mib * MIB))?;
+        let Self { spare, config } = self;
+        let Config { disks, card, host, console } = config;
+        let view = MemoryView::new(&spare.memory, &spare.ranges())?;
+        let SpareVm { vm, memory, memory_mib, processors, threads, .. } = spare;
         let events = epoll::create(CreateFlags::CLOEXEC).map_err(thread_error)?;
         let events = Arc::new(events);
         let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(thread_error)?;
         epoll::add(&*events, &wake, EventData::new_u64(0), EventFlags::IN).map_err(thread_error)?;
         let wake = Arc::new(wake);
-        let virtio = virtio_devices(config.host, config.disks, config.card, &memory, (&events, &wake))?;
-        let mut processors = Vec::new();
-        for id in 0..config.processors {
-            processors.push(vm.create_vcpu(id, config.processors)?);
-        }
+        let virtio = virtio_devices((disks, card, host), &memory, (&events, &wake), &threads)?;
         if let Some(saved) = saved {
             vm.restore(&saved.system)?;
             for (processor, state) in processors.iter().zip(&saved.processors) {
@@ -230,7 +207,7 @@ impl ReadyVm {
             }
         }
         // After the interrupt controllers: a device raises anew what the guest has not yet heard.
-        let devices = Devices::new(&vm, &view, config.console, virtio, saved.map(|saved| &saved.devices))?;
+        let devices = Devices::new(&vm, &view, console, virtio, saved.map(|saved| &saved.devices))?;
         if let Some(first) = processors.first() {
             prepare(&view, first, devices.virtio_count())?;
         }
@@ -246,8 +223,8 @@ impl ReadyVm {
             wake,
             first_exit: OnceLock::new(),
         });
-        let mut machine = MicroVm { vm, memory, memory_mib: config.memory_mib, shared, threads: Vec::new() };
-        machine.spawn(processors, events)?;
+        let mut machine = MicroVm { vm, memory, memory_mib, shared, threads: Vec::new() };
+        machine.spawn(processors, events, &threads)?;
         Ok(machine)
     }
 }
@@ -255,11 +232,10 @@ impl ReadyVm {
 /// All virtio devices, in the order in which the guest finds them. `events` tells whoever waits that one has something to do, as does
 /// `wake`.
 fn virtio_devices(
-    host: HostSide,
-    disks: Vec<Disk>,
-    card: Option<Card>,
+    (disks, card, host): (Vec<Disk>, Option<Card>, HostSide),
     memory: &Arc<GuestMemory>,
     (events, wake): (&Arc<OwnedFd>, &Arc<OwnedFd>),
+    threads: &ReadyThreads,
 ) -> Result<Vec<Box<dyn Device>>, LinuxGuestError> {
     let memory = memory.clone();
     let give_back = Box::new(move |range| give_back(&memory, range));
@@ -269,7 +245,7 @@ fn virtio_devices(
         Box::new(Balloon::new(LEAST_GIVEN_BACK, give_back)),
     ];
     for disk in disks {
-        devices.push(Box::new(Block::new(disk, wake.clone()).map_err(LinuxGuestError::Disk)?));
+        devices.push(Box::new(Block::new(disk, wake.clone(), threads).map_err(LinuxGuestError::Disk)?));
     }
     if let Some(card) = card {
         devices.push(Box::new(Network::new(card, events).map_err(LinuxGuestError::Card)?));
@@ -299,15 +275,16 @@ pub struct MicroVm {
 }
 
 impl MicroVm {
-    fn spawn(&mut self, processors: Vec<SystemVcpu>, events: Arc<OwnedFd>) -> Result<(), LinuxGuestError> {
+    fn spawn(
+        &mut self,
+        processors: Vec<SystemVcpu>,
+        events: Arc<OwnedFd>,
+        ready: &ReadyThreads,
+    ) -> Result<(), LinuxGuestError> {
         for (number, processor) in processors.into_iter().enumerate() {
             let shared = self.shared.clone();
-            let builder = thread::Builder::new().name(format!("vcpu{number}"));
-            let thread = builder.spawn(move || {
-                jail::narrow(jail::Role::Microvm);
-                threads::drive(&shared, number, processor);
-            });
-            match thread {
+            let drive = move || threads::drive(&shared, number, processor);
+            match ready.run(&format!("vcpu{number}"), drive) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => {
                     self.shared.control.lock().running = self.threads.len();
@@ -316,11 +293,7 @@ impl MicroVm {
             }
         }
         let shared = self.shared.clone();
-        let builder = thread::Builder::new().name("devices".to_owned());
-        let thread = builder.spawn(move || {
-            jail::narrow(jail::Role::Microvm);
-            threads::watch(&shared, &events);
-        });
+        let thread = ready.run("devices", move || threads::watch(&shared, &events));
         self.threads.push(thread.map_err(LinuxGuestError::Thread)?);
         Ok(())
     }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use guest_init::wire::Ended;
 use linux_guest::{Beginning, GuestError, Program, ProgramEnd, ReadyGuest, Streams};
 use machine::Kvm;
+use pages::{PageCount, PageIndex, PageRange, PageSet};
 use restore::{Record, RestoreStrategy};
 
-use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, own_memory, start};
+use guests::{COMMAND_LINE, Saved, Spoken, hardware, kernel, own_memory, start, with_memory_ready};
 
 #[derive(Clone, Default)]
 struct Collected(Arc<Mutex<Vec<u8>>>);
@@ -113,8 +114,11 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
     let folder = tempfile::tempdir().unwrap();
     let kvm = Kvm::open().unwrap();
     let (kernel, initial_files) = kernel();
-    let guest =
-        ReadyGuest::new(&kvm, hardware()).unwrap().boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
+    // Booted in a machine that expected something else.
+    let expected = PageSet::from_iter([PageRange::new(PageIndex(3), PageCount(5000))]);
+    let (machine, ready) = with_memory_ready(&kvm, hardware(), &expected);
+    assert!(ready.count().0 > 4900, "{ready:?}");
+    let guest = machine.boot(&kernel, &initial_files, COMMAND_LINE).unwrap();
     let guest = Spoken::begin(guest, Beginning::Start(start(&["python3", "-c", ANSWERS])));
     assert_eq!(guest.says(), "ready");
     guest.tell("first\n");
@@ -140,6 +144,11 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
         let faults = restored.end();
         println!("{strategy:?} {record:?}: answered after {answered} ms, {faults}");
     }
+    let (restored, placed) = saved.restore_in_ready_memory(&kvm);
+    restored.guest.tell("second\n");
+    answers.push(restored.guest.says());
+    println!("in {placed} pages of ready memory: {}", restored.end());
+    assert!(placed > 1000, "{placed}");
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     let mut random = std::collections::HashSet::new();
     for answer in &answers {
@@ -151,7 +160,7 @@ fn on_hardware_a_snapshot_is_restored_with_every_strategy() {
         let time: u64 = time.parse().unwrap();
         assert!(time <= now && now - time < 600, "{answer}");
     }
-    assert_eq!(answers.len(), 8);
+    assert_eq!(answers.len(), 9);
 }
 
 /// For each line takes 64 MiB, and frees them when it has read them again.

@@ -29,6 +29,12 @@ pub enum MachineError {
         /// The register.
         index: u32,
     },
+    /// A processor could not run a program of ours to its end.
+    #[error("a processor stopped in a program of the host's own: {reason}")]
+    Died {
+        /// What KVM says.
+        reason: String,
+    },
     /// Software KVM, and what is to run needs hardware.
     #[error(
         "a linux guest needs hardware KVM (kvm_amd or kvm_intel), and this machine's KVM is software (kvm_pvm): use a \

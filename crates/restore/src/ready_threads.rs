@@ -2,38 +2,18 @@
 //! much again for the first touches of a new thread's heap.
 
 use std::io;
-use std::sync::mpsc::{self, Sender};
-use std::thread::{self, JoinHandle};
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
 
-use jail::Role;
+use jail::{Role, WaitingThread};
 use parking_lot::Mutex;
 
 /// Bytes of heap that a thread touches ahead; what is given back stays with its arena up to 128 KiB (glibc's
 /// M_TRIM_THRESHOLD).
 const HEAP: usize = 96 << 10;
 
-type Job = Box<dyn FnOnce() + Send>;
-
-/// A thread that waits for its only job. When it is dropped before, it ends.
-struct Waiting {
-    job: Sender<Job>,
-    thread: JoinHandle<()>,
-}
-
-impl Waiting {
-    fn start(name: &str, role: Option<Role>) -> io::Result<Self> {
-        let (job, jobs) = mpsc::channel::<Job>();
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            if let Some(role) = role {
-                jail::narrow(role);
-            }
-            touch_heap();
-            if let Ok(job) = jobs.recv() {
-                job();
-            }
-        })?;
-        Ok(Self { job, thread })
-    }
+fn started(name: &str, role: Option<Role>) -> io::Result<WaitingThread> {
+    WaitingThread::start(Builder::new().name(name.to_owned()), role, touch_heap)
 }
 
 fn touch_heap() {
@@ -43,8 +23,8 @@ fn touch_heap() {
 /// The threads of one restore. Those that are missing are started when they are needed.
 #[derive(Default)]
 pub struct ReadyThreads {
-    planner: Mutex<Option<Waiting>>,
-    loaders: Mutex<Vec<Waiting>>,
+    planner: Mutex<Option<WaitingThread>>,
+    loaders: Mutex<Vec<WaitingThread>>,
 }
 
 impl ReadyThreads {
@@ -55,12 +35,12 @@ impl ReadyThreads {
     pub fn start() -> io::Result<Self> {
         touch_heap();
         let loaders = [Self::loader()?, Self::loader()?];
-        let planner = Some(Waiting::start("planner", None)?);
+        let planner = Some(started("planner", None)?);
         Ok(Self { planner: Mutex::new(planner), loaders: Mutex::new(loaders.into()) })
     }
 
-    fn loader() -> io::Result<Waiting> {
-        Waiting::start("loader", Some(Role::Loader))
+    fn loader() -> io::Result<WaitingThread> {
+        started("loader", Some(Role::Loader))
     }
 
     /// Has `plan` worked out beside the caller.
@@ -75,8 +55,8 @@ impl ReadyThreads {
         let (sender, planned) = mpsc::sync_channel(1);
         // Who doesn't wait for the plan has no use for it.
         let job = move || drop(sender.send(plan()));
-        let waiting = ready.map_or_else(|| Waiting::start("planner", None), Ok)?;
-        Ok(Planning { planned, thread: given(waiting, Box::new(job))? })
+        let waiting = ready.map_or_else(|| started("planner", None), Ok)?;
+        Ok(Planning { planned, thread: waiting.give(job)? })
     }
 
     /// Has `job` done by a thread that is confined to bringing memory in.
@@ -85,13 +65,8 @@ impl ReadyThreads {
     /// When the host has no thread left.
     pub(crate) fn load(&self, job: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
         let ready = self.loaders.lock().pop();
-        given(ready.map_or_else(Self::loader, Ok)?, Box::new(job))
+        ready.map_or_else(Self::loader, Ok)?.give(job)
     }
-}
-
-fn given(waiting: Waiting, job: Job) -> io::Result<JoinHandle<()>> {
-    waiting.job.send(job).map_err(|_| io::Error::other("a thread that waited for work is gone"))?;
-    Ok(waiting.thread)
 }
 
 /// A plan under way.
@@ -130,14 +105,6 @@ mod tests {
                 assert_eq!(done.recv(), Ok(number));
             }
         }
-    }
-
-    #[test]
-    fn threads_without_work_end_with_their_machine() {
-        let threads = ReadyThreads::start().unwrap();
-        let Waiting { job, thread } = threads.planner.lock().take().unwrap();
-        drop(job);
-        thread.join().unwrap();
     }
 
     #[test]

@@ -40,6 +40,7 @@
 mod channel;
 mod descriptors;
 mod frame;
+mod machine_kind;
 mod messages;
 
 pub use channel::{
@@ -47,6 +48,7 @@ pub use channel::{
 };
 pub use descriptors::{Attached, Descriptor, DescriptorError, Descriptors};
 pub use frame::{Decoder, FrameError, MAX_DESCRIPTORS, MAX_FRAME, VERSION};
+pub use machine_kind::{MachineKind, UnknownMachine};
 pub use messages::{
     Answer, BOOT_LIMIT, Booted, Configuration, Credentials, Ending, Exit, Failure, FailureKind, FromWorker,
     GuestKind, Health, InheritedDescriptor, Invoke, Kernel, KernelModule, Learned, Limits, LogStream,

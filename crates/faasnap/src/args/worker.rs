@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use anyhow::{Context, Result, bail};
 use jail::Confinement;
-use worker_protocol::GuestKind;
+use worker_protocol::MachineKind;
 
 /// The command's name.
 const NAME: &str = "worker";
@@ -16,7 +16,7 @@ const NAME: &str = "worker";
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct WorkerArguments {
     /// What its machine is made for.
-    pub(crate) guest: GuestKind,
+    pub(crate) machine: MachineKind,
     /// The namespaces it was started in.
     pub(crate) jail: Confinement,
     /// Names of the descriptors from 3 on, in order.
@@ -30,7 +30,7 @@ impl WorkerArguments {
     }
 
     fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Self> {
-        let (mut guest, mut jail) = (None, None);
+        let (mut machine, mut jail) = (None, None);
         let mut passed = Vec::new();
         while let Some(option) = words.next() {
             let value = words.next().and_then(|value| value.into_string().ok());
@@ -38,15 +38,14 @@ impl WorkerArguments {
                 (Some("--jail"), Some(name)) => {
                     jail = Some(name.parse::<Confinement>().map_err(anyhow::Error::msg)?);
                 }
-                (Some("--guest"), Some(name)) if name == "process" => guest = Some(GuestKind::Process),
-                (Some("--guest"), Some(name)) if name == "linux" => guest = Some(GuestKind::Linux),
+                (Some("--machine"), Some(name)) => machine = Some(name.parse::<MachineKind>()?),
                 (Some("--passed"), Some(name)) => passed.push(name),
                 _ => bail!("faasnap worker is started by faasnap itself, not by hand"),
             }
         }
-        let told = guest.zip(jail).context("faasnap worker is started by faasnap itself, not by hand")?;
-        let (guest, jail) = told;
-        Ok(Self { guest, jail, passed })
+        let told = machine.zip(jail).context("faasnap worker is started by faasnap itself, not by hand")?;
+        let (machine, jail) = told;
+        Ok(Self { machine, jail, passed })
     }
 }
 
@@ -61,12 +60,12 @@ mod tests {
     #[test]
     fn what_the_jail_writes_is_understood() {
         let worker =
-            typed("faasnap worker --guest linux --jail namespaces --passed kvm --passed userfaultfd");
-        let guest = GuestKind::Linux;
+            typed("faasnap worker --machine linux:128 --jail namespaces --passed kvm --passed userfaultfd");
+        let machine = MachineKind::Linux { memory_mib: 128 };
         let passed = vec!["kvm".to_owned(), "userfaultfd".to_owned()];
         assert_eq!(
             worker.unwrap().unwrap(),
-            WorkerArguments { guest, jail: Confinement::Namespaces, passed }
+            WorkerArguments { machine, jail: Confinement::Namespaces, passed }
         );
     }
 
@@ -77,7 +76,7 @@ mod tests {
         for wrong in [
             "",
             " --jail",
-            " --guest x --jail namespaces",
+            " --machine x --jail namespaces",
             " --jail namespaces",
             " --jail none",
             " --help",

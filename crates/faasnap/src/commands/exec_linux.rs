@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use guest_init::wire::{Ended, Network, Start};
 use initramfs::Module;
-use linux_guest::{Card, Disk, Hardware, KernelImage, Program, Scratch, Streams, initial_files};
+use linux_guest::{Card, Disk, Fittings, Hardware, KernelImage, Program, Scratch, Streams, initial_files};
 use machine::Kvm;
 use rustix::process::{getgid, getuid};
 use store::{Store, TmpMegabytes};
@@ -53,9 +53,11 @@ pub(super) fn run(store: &Store, arguments: ExecArguments) -> Result<Outcome> {
         hardware: Hardware {
             memory_mib: u64::from(arguments.memory),
             processors: 1,
-            disks: std::iter::once(disk(store, root)?).chain(own_disk).collect(),
-            card,
-            console,
+            fittings: Fittings {
+                disks: std::iter::once(disk(store, root)?).chain(own_disk).collect(),
+                card,
+                console,
+            },
         },
         kernel: KernelImage::new(kernel.image)?,
         initial_files: initial_files(&modules, network.is_some())?,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use function_worker::{
     CredentialsFile, INIT_LIMIT, REGION, RESTORE_LIMIT, RestoreOptions, Role, SpareWorker, WorkerError,
-    guest_kind,
+    machine_kind,
 };
 use restore::{Phase, RestoreStrategy, Timeline};
 use runtime_api::{ExitReason, Outcome as Ending};
@@ -59,7 +59,7 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments) -> Result<Outcome>
     }
     let timeline = Timeline::start();
     // It makes its machine while the function's files are opened here.
-    let worker = SpareWorker::start(guest_kind(&store.function(&arguments.name)?.config.guest))?;
+    let worker = SpareWorker::start(machine_kind(&store.function(&arguments.name)?.config))?;
     let function = store.open_function(&arguments.name)?;
     let way = Chosen::new(store, &function, arguments)?;
     let request_id = Uuid::new_v4().to_string();

@@ -1,7 +1,7 @@
 //! `faasnap invoke --restores`: many cold starts of one snapshot, and what their time went into.
 
 use anyhow::{Context, Result, bail};
-use function_worker::{RecentRestores, RestoreOptions, Role, SpareWorker, guest_kind};
+use function_worker::{RecentRestores, RestoreOptions, Role, SpareWorker, machine_kind};
 use pages::PageSet;
 use restore::{ExitCounts, Phase, RestoreStrategy, Timeline};
 use serde::Serialize;
@@ -59,9 +59,10 @@ pub(super) fn run(store: &Store, arguments: &InvokeArguments, times: u32, payloa
     let role = role(true, arguments.network.apply()?)?;
     // As a node: what its workers have ready follows from what was restored before.
     let mut recent = RecentRestores::of_home(store)?;
+    let machine = machine_kind(&function.function.config);
     let mut restore_once = || {
-        let pages = recent.likely_pages();
-        recent.note(&entry.path);
+        let pages = recent.likely_pages(machine);
+        recent.note(&entry.path, machine);
         once(arguments, &function, &entry, &options, &role, payload, pages)
     };
     // The first may be recorded, and everything has its code in memory afterwards: it doesn't count.
@@ -101,11 +102,11 @@ fn once(
             bail!("{} pages of the snapshot stay in the page cache: another instance uses them", cached.0);
         }
     }
-    let guest = guest_kind(&function.function.config.guest);
+    let machine = machine_kind(&function.function.config);
     let spare = match arguments.no_spare {
         true => None,
         false => {
-            let mut worker = SpareWorker::start(guest)?;
+            let mut worker = SpareWorker::start(machine)?;
             match options.strategy {
                 RestoreStrategy::FaaSnap => worker.wait_memory_ready(likely_pages)?,
                 _ => worker.wait_ready()?,
@@ -114,7 +115,7 @@ fn once(
         }
     };
     let timeline = Timeline::start();
-    let worker = spare.map_or_else(|| SpareWorker::start(guest), Ok)?;
+    let worker = spare.map_or_else(|| SpareWorker::start(machine), Ok)?;
     let mut worker = worker.configure(function, role, log_sink(arguments.log), timeline)?;
     let invoke = invocation(function, &Uuid::new_v4().to_string(), payload);
     let (restored, answer) = worker.restore_and_invoke(&entry.path, options, invoke)?;

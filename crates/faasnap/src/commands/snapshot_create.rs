@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use function_worker::{SNAPSHOT_INIT_LIMIT, SpareWorker, WorkerError, guest_kind};
+use function_worker::{SNAPSHOT_INIT_LIMIT, SpareWorker, WorkerError, machine_kind};
 use restore::Timeline;
 use serde::Serialize;
 use store::Store;
@@ -41,7 +41,7 @@ fn not_initialised(failure: Failure, limit: Duration, arguments: &CreateSnapshot
 pub(super) fn run(store: &Store, arguments: &CreateSnapshot) -> Result<Outcome> {
     let function = store.open_function(&arguments.function)?;
     let timeline = Timeline::start();
-    let worker = SpareWorker::start(guest_kind(&function.function.config.guest))?;
+    let worker = SpareWorker::start(machine_kind(&function.function.config))?;
     let role = role(true, arguments.network.apply()?)?.with_init_limit(SNAPSHOT_INIT_LIMIT, &function);
     let mut worker = worker.configure(&function, &role, log_sink(arguments.log), timeline)?;
     let booted = match worker.boot(role.init_limit) {

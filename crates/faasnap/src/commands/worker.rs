@@ -13,6 +13,6 @@ pub(crate) fn run(arguments: &WorkerArguments) -> Result<Outcome> {
     instance::take_along(inherited.passed("kvm"), inherited.passed("userfaultfd"))
         .context("learning about this machine")?;
     jail::enter(arguments.jail)?;
-    instance::serve(socket, arguments.guest)?;
+    instance::serve(socket, arguments.machine)?;
     Ok(Outcome::Good)
 }

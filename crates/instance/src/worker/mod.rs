@@ -28,8 +28,8 @@ use runtime_api::{Event, ExitReason, log_line};
 use serde_bytes::ByteBuf;
 use thiserror::Error;
 use worker_protocol::{
-    Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, GuestKind, Health,
-    Invoke, Kernel, Learned, LogStream, MOST_READY_PAGES, Received, RestoreRequest, Sender, Snapshotted,
+    Attached, Channel, ChannelError, Descriptors, Failure, FailureKind, FromWorker, Health, Invoke, Kernel,
+    Learned, LogStream, MOST_READY_PAGES, MachineKind, Received, RestoreRequest, Sender, Snapshotted,
     ToWorker, WorkerChannel,
 };
 
@@ -80,11 +80,11 @@ impl Node {
     }
 }
 
-/// Serves the node at the other end of `socket` until it says to stop or is gone. `kind` is what functions' guests will be.
+/// Serves the node at the other end of `socket` until it says to stop or is gone. `machine` says what its function's guest will be.
 ///
 /// # Errors
 /// [`WorkerError`].
-pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
+pub fn serve(socket: OwnedFd, machine: MachineKind) -> Result<(), WorkerError> {
     let Channel { sender, mut receiver } = WorkerChannel::new(socket);
     let (occurrences, queue) = mpsc::channel();
     let from_node = occurrences.clone();
@@ -105,7 +105,7 @@ pub fn serve(socket: OwnedFd, kind: GuestKind) -> Result<(), WorkerError> {
     let node = Node(Arc::new(Mutex::new(sender)));
     // Without a machine there is no worker: the node hears why, and the worker ends.
     let refuse = |error| node.send(&FromWorker::Failed(Refused::Instance(error).failure()));
-    let mut machine = match Ready::new(kind) {
+    let mut machine = match Ready::new(machine) {
         Ok(machine) => machine,
         Err(error) => return Ok(refuse(error)?),
     };

@@ -15,6 +15,8 @@ use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use vm_memory::{Bytes, GuestAddress};
 
+use crate::ready_threads::ReadyThreads;
+
 use super::{
     Balloon, Block, Card, Device, Disk, Entropy, HostSide, MmioDevice, Network, Scratch, Vsock, stream,
 };
@@ -83,7 +85,7 @@ fn made(
     };
     let disk = |disk| -> Result<Box<dyn Device>, Lacking> {
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        Ok(Box::new(Block::new(disk, wake)?))
+        Ok(Box::new(Block::new(disk, wake, &ReadyThreads::default())?))
     };
     let device: Box<dyn Device> = match kind {
         Kind::Block => disk(Disk::Private(Arc::new(Scratch::new(file()?, Some(file()?))?)))?,

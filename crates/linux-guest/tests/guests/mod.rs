@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use guest_init::wire::{Ended, Kind, Start};
 use linux_guest::{
-    Beginning, Disk, GuestError, Hardware, KernelImage, Line, MODULES, OPTIONAL_MODULES, ReadyGuest,
-    RunningGuest, SavedVm, Session, initial_files,
+    Beginning, Disk, Fittings, GuestError, Hardware, KernelImage, Line, MODULES, OPTIONAL_MODULES,
+    ReadyGuest, RunningGuest, SavedVm, Session, SpareGuest, initial_files,
 };
 use machine::Kvm;
-use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
+use pages::{GuestPhysical, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use restore::{
-    Access, Backing, GuestLayout, LoadingSetRule, Record, Region, RestoreHandle, RestoreRequest,
+    Access, Backing, GuestLayout, LoadingSet, LoadingSetRule, Record, Region, RestoreHandle, RestoreRequest,
     RestoreStrategy, Timeline,
 };
 use snapshot::{MachineIdentity, SectionKind, Snapshot, SnapshotBuilder};
@@ -60,7 +60,8 @@ pub fn hardware() -> Hardware {
 
 pub fn hardware_with(runtime: &str) -> Hardware {
     let console: Option<Box<dyn io::Write + Send>> = Some(Box::new(io::stderr()));
-    Hardware { memory_mib: MEMORY, processors: 1, disks: vec![root(runtime)], card: None, console }
+    let fittings = Fittings { disks: vec![root(runtime)], card: None, console };
+    Hardware { memory_mib: MEMORY, processors: 1, fittings }
 }
 
 pub fn start(arguments: &[&str]) -> Start {
@@ -118,6 +119,21 @@ impl Spoken {
     }
 }
 
+/// A machine in which as much of `pages` as can be is ready, and what is.
+pub fn with_memory_ready(kvm: &Kvm, hardware: Hardware, pages: &PageSet) -> (ReadyGuest, PageSet) {
+    let Hardware { memory_mib, processors, fittings } = hardware;
+    let mut spare = SpareGuest::new(kvm, memory_mib, processors).unwrap();
+    spare.want_memory_ready(pages);
+    while spare.make_memory_ready().unwrap() {}
+    let ready = spare.ready_memory().clone();
+    (spare.fit(fittings), ready)
+}
+
+/// Where the program that touches memory ahead has its own pages.
+fn first_mib() -> PageSet {
+    [PageRange::new(PageIndex(0), PageCount(256))].into_iter().collect()
+}
+
 /// What this process, in which all guests run, has of memory: its share of what it maps, in MiB.
 pub fn own_memory() -> u64 {
     let text = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
@@ -166,6 +182,17 @@ impl Saved {
         self.restore_on(kvm, hardware(), strategy, record)
     }
 
+    /// The same by FaaSnap's recording, in a machine that made all memory that this knows ready ahead; says how many pages of it
+    /// got their content there.
+    pub fn restore_in_ready_memory(&self, kvm: &Kvm) -> (Restored, u64) {
+        let known = LoadingSet::known_pages(&self.folder).unwrap();
+        let (ready, pages) = with_memory_ready(kvm, hardware(), &known);
+        assert_eq!(known.difference(&pages).difference(&first_mib()).count().0, 0);
+        let restored = self.restore_into(ready, &pages, RestoreStrategy::FaaSnap, Record::No);
+        let used = restored.timeline.ready.unwrap().used_bytes;
+        (restored, used / PAGE_SIZE)
+    }
+
     /// The same on given hardware.
     pub fn restore_on(
         &self,
@@ -174,12 +201,24 @@ impl Saved {
         strategy: RestoreStrategy,
         record: Record,
     ) -> Restored {
+        let ready = ReadyGuest::new(kvm, hardware).unwrap();
+        self.restore_into(ready, &PageSet::new(), strategy, record)
+    }
+
+    fn restore_into(
+        &self,
+        ready: ReadyGuest,
+        pages: &PageSet,
+        strategy: RestoreStrategy,
+        record: Record,
+    ) -> Restored {
         let snapshot = Snapshot::open_for(&self.folder, &self.identity).unwrap();
         let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
         let mut timeline = Timeline::start();
-        let ready = ReadyGuest::new(kvm, hardware).unwrap();
         let mut request = RestoreRequest::new(ready.memory(), &snapshot, &layout, &[], strategy);
         request.record = record;
+        request.tables_forbid_writes = true;
+        request.ready = pages.clone();
         let handle = restore::restore(&request, &mut timeline).unwrap();
         let guest = Spoken::begin(ready.restore(&self.machine).unwrap(), Beginning::Resume);
         Restored { guest, handle, snapshot, layout, timeline }

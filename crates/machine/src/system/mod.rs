@@ -4,6 +4,7 @@
 //! It needs hardware KVM: software KVM emulates what runs at CPL0, too slowly and not completely.
 
 mod cpuid;
+mod flat;
 mod state;
 mod vcpu;
 

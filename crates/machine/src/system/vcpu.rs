@@ -64,7 +64,7 @@ fn keep_timer(msrs: &mut [kvm_msr_entry]) {
 /// One processor.
 #[derive(Debug)]
 pub struct SystemVcpu {
-    vcpu: VcpuFd,
+    pub(super) vcpu: VcpuFd,
     kicker: Kicker,
     msrs: Vec<u32>,
 }

@@ -9,14 +9,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
 
 use rustix::io::ReadWriteFlags;
 
 use super::scratch::Scratch;
-
-/// The stack of a disk's thread: it calls nothing deep.
-const STACK: usize = 128 << 10;
+use crate::ready_threads::ReadyThreads;
 
 /// A disk.
 #[derive(Clone, Debug)]
@@ -119,12 +116,10 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Starts it. After each piece of work it makes `wake` readable.
-    pub fn start(disk: Disk, wake: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn start(disk: Disk, wake: Arc<OwnedFd>, threads: &ReadyThreads) -> io::Result<Self> {
         let (tasks, todo) = channel::<(u64, Task)>();
         let (tell, done) = channel();
-        let builder = thread::Builder::new().name("disk".to_owned()).stack_size(STACK);
-        builder.spawn(move || {
-            jail::narrow(jail::Role::Microvm);
+        threads.run("disk", move || {
             for (number, task) in todo {
                 if tell.send((number, disk.carry_out(task))).is_err() {
                     return;

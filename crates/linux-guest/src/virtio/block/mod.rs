@@ -21,6 +21,7 @@ pub use disk::Disk;
 pub use scratch::Scratch;
 
 use super::{Broken, Device, Memory};
+use crate::ready_threads::ReadyThreads;
 use disk::{Task, Worker};
 
 /// The unit of the device's addresses, whatever the disk's own.
@@ -94,9 +95,9 @@ pub(crate) struct Block {
 
 impl Block {
     /// Makes one; `wake` becomes readable when [`Device::poll`] has something to do.
-    pub fn new(disk: Disk, wake: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn new(disk: Disk, wake: Arc<OwnedFd>, threads: &ReadyThreads) -> io::Result<Self> {
         let sectors = disk.length()? / SECTOR;
-        let worker = Worker::start(disk.clone(), wake)?;
+        let worker = Worker::start(disk.clone(), wake, threads)?;
         Ok(Self { disk, sectors, worker, next_number: 0, under_way: BTreeMap::new() })
     }
 
@@ -327,7 +328,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(10 * SECTOR + 7).unwrap();
         let wake = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let disk = Block::new(Disk::shared(file), wake).unwrap();
+        let disk = Block::new(Disk::shared(file), wake, &ReadyThreads::default()).unwrap();
         assert_eq!(disk.sectors, 10);
         assert_eq!(disk.offset(9, 512).unwrap(), 9 * SECTOR);
         for (sector, bytes) in [(10, 512), (9, 1024), (u64::MAX, 512), (u64::MAX / 512, 512), (0, 100)] {
