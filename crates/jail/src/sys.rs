@@ -226,3 +226,17 @@ pub(crate) fn let_go((start, length): (usize, usize)) {
     // (MADV_DONTNEED, madvise(2)), also those that other threads are executing. A refusal changes nothing.
     unsafe { libc::madvise(start as *mut libc::c_void, length, libc::MADV_DONTNEED) };
 }
+
+/// Asks for turns of `nanoseconds` for this thread and those that it starts. A refusal changes nothing.
+pub(crate) fn set_turn(nanoseconds: u64) {
+    // SAFETY: plain numbers, for which zero is a value.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    let size = size_of_val(&attributes) as libc::c_uint;
+    // SAFETY: the kernel writes at most `size` bytes of the structure, which outlives the call.
+    if unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) } != 0 {
+        return;
+    }
+    attributes.sched_runtime = nanoseconds;
+    // SAFETY: the kernel reads the structure, which says its size. Policy and nice value stay as they were.
+    unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) };
+}

@@ -283,7 +283,10 @@ impl MicroVm {
     ) -> Result<(), LinuxGuestError> {
         for (number, processor) in processors.into_iter().enumerate() {
             let shared = self.shared.clone();
-            let drive = move || threads::drive(&shared, number, processor);
+            let drive = move || {
+                jail::take_short_turns();
+                threads::drive(&shared, number, processor);
+            };
             match ready.run(&format!("vcpu{number}"), drive) {
                 Ok(thread) => self.threads.push(thread),
                 Err(error) => {

@@ -66,6 +66,7 @@ fn spawn(
         .name(name)
         .stack_size(STACK)
         .spawn(move || {
+            jail::take_short_turns();
             jail::narrow(jail::Role::Guest);
             let mut next = first();
             while let Some(job) = next {

@@ -121,8 +121,8 @@ impl BringIn {
     }
 
     /// Reads what has a place, piece after piece; then loads the rest of the set and fills the host's page tables.
-    fn load(&self) -> Result<(), LoadFailure> {
-        let mut reading = Reading::new(&self.job, self.progress.schedule().chunks());
+    fn load(&self, buffer: Vec<u8>) -> Result<(), LoadFailure> {
+        let mut reading = Reading::new(&self.job, self.progress.schedule().chunks(), buffer);
         while let Some(index) = self.progress.take(Half::Read) {
             let Some(unit) = self.progress.schedule().units.get(index) else { continue };
             for number in &unit.chunks {
@@ -298,7 +298,8 @@ impl Loader {
         let huge_readers = work.job.huge.len().min(huge_blocks::READERS);
         work.outcome.readers.store(1 + huge_readers, Ordering::Release);
         let mut loader = Self { work, threads: Vec::new() };
-        loader.spawn(threads, |work| work.ended(work.load()))?;
+        let buffer = threads.buffer();
+        loader.spawn(threads, |work| work.ended(work.load(buffer)))?;
         for _ in 0..huge_readers {
             loader.spawn(threads, |work| work.ended(work.load_huge()))?;
         }

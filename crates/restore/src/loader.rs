@@ -20,7 +20,7 @@ use rustix::fs::fadvise;
 use crate::failure::LoadFailure;
 use crate::huge_blocks::HugeBlock;
 use crate::layout::{Access, GuestLayout};
-use crate::loading_set::{CHUNK, LoadingSet, Piece, PlacedRegion, chunks, extents};
+use crate::loading_set::{LoadingSet, Piece, PlacedRegion, chunks, extents};
 use crate::recording::memory_pages;
 use crate::strategy::Techniques;
 
@@ -231,8 +231,9 @@ pub(crate) struct Reading<'a> {
 }
 
 impl<'a> Reading<'a> {
-    /// Will read the chunks of `order` first, then the others that don't belong to whole blocks. The first are asked for now.
-    pub fn new(job: &'a LoaderJob, mut order: Vec<usize>) -> Self {
+    /// Will read the chunks of `order` first, then the others that don't belong to whole blocks, each into `buffer`, which has a
+    /// chunk's size. The first are asked for now.
+    pub fn new(job: &'a LoaderJob, mut order: Vec<usize>, buffer: Vec<u8>) -> Self {
         let mut known = vec![false; job.chunks.len()];
         for number in job.huge.iter().flat_map(HugeBlock::chunks) {
             known.get_mut(number).into_iter().for_each(|known| *known = true);
@@ -243,7 +244,6 @@ impl<'a> Reading<'a> {
             // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
             let _ = fadvise(job.file(), 0, None, rustix::fs::Advice::Random);
         }
-        let buffer = vec![0; CHUNK.bytes() as usize];
         let mut reading = Self { job, order, asked: 0, is_read: vec![false; job.chunks.len()], buffer };
         let first = if job.kernel_reads_ahead() { 1 } else { AHEAD_CHUNKS };
         reading.ask_up_to(first);

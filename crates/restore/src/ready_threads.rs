@@ -1,5 +1,6 @@
 //! Threads that are started, and confined, before there is work for them: that costs a restore 0.1 to 0.2 ms otherwise, and as
-//! much again for the first touches of a new thread's heap.
+//! much again for the first touches of a new thread's heap. With them the memory that is read into: each first touch of it would
+//! wait for the address space's lock, and hold up the thread that maps.
 
 use std::io;
 use std::sync::mpsc;
@@ -7,6 +8,8 @@ use std::thread::{Builder, JoinHandle};
 
 use jail::{Role, WaitingThread};
 use parking_lot::Mutex;
+
+use crate::loading_set::CHUNK;
 
 /// Bytes of heap that a thread touches ahead; what is given back stays with its arena up to 128 KiB (glibc's
 /// M_TRIM_THRESHOLD).
@@ -17,7 +20,12 @@ fn started(name: &str, role: Option<Role>) -> io::Result<WaitingThread> {
 }
 
 fn touch_heap() {
-    drop(std::hint::black_box(vec![1_u8; HEAP]));
+    drop(touched(HEAP));
+}
+
+/// Not zeros: memory of zeros is given out untouched.
+fn touched(bytes: usize) -> Vec<u8> {
+    std::hint::black_box(vec![1; bytes])
 }
 
 /// The threads of one restore. Those that are missing are started when they are needed.
@@ -25,6 +33,7 @@ fn touch_heap() {
 pub struct ReadyThreads {
     planner: Mutex<Option<WaitingThread>>,
     loaders: Mutex<Vec<WaitingThread>>,
+    buffer: Mutex<Option<Vec<u8>>>,
 }
 
 impl ReadyThreads {
@@ -36,7 +45,17 @@ impl ReadyThreads {
         touch_heap();
         let loaders = [Self::loader()?, Self::loader()?];
         let planner = Some(started("planner", None)?);
-        Ok(Self { planner: Mutex::new(planner), loaders: Mutex::new(loaders.into()) })
+        let buffer = Some(touched(CHUNK.bytes() as usize));
+        Ok(Self {
+            planner: Mutex::new(planner),
+            loaders: Mutex::new(loaders.into()),
+            buffer: Mutex::new(buffer),
+        })
+    }
+
+    /// Memory for one chunk of a loading set; the first time it is the one that was touched ahead.
+    pub(crate) fn buffer(&self) -> Vec<u8> {
+        self.buffer.lock().take().unwrap_or_else(|| vec![0; CHUNK.bytes() as usize])
     }
 
     fn loader() -> io::Result<WaitingThread> {
@@ -103,6 +122,7 @@ mod tests {
                 let (sender, done) = mpsc::channel();
                 threads.load(move || sender.send(number).unwrap()).unwrap().join().unwrap();
                 assert_eq!(done.recv(), Ok(number));
+                assert_eq!(threads.buffer().len() as u64, CHUNK.bytes());
             }
         }
     }

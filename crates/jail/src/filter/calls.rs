@@ -135,6 +135,9 @@ pub(super) const GROUPS: &[Group] = &[
             any(libc::SYS_getpid),
             any(libc::SYS_sched_yield),
             any(libc::SYS_sched_getaffinity),
+            // How soon the thread itself runs; more than its share of a processor takes a capability.
+            Call(libc::SYS_sched_getattr, &[&[Condition::Is(0, 0)]]),
+            Call(libc::SYS_sched_setattr, &[&[Condition::Is(0, 0)]]),
             any(libc::SYS_rseq),
             any(libc::SYS_set_robust_list),
             any(libc::SYS_sigaltstack),

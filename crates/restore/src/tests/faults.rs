@@ -16,6 +16,7 @@ use snapshot::{ErrorKind, PendingFile, Snapshot, remove_abandoned};
 use super::recorded::{exact, record_and_publish, userfaults_here, wait_for_loader};
 use super::sample::{Sample, directory_on_disk, page_content, range};
 use crate::loader::{Known, LoaderJob, Reading};
+use crate::loading_set::CHUNK;
 use crate::{
     FileUse, LoadFailure, LoadingSet, LoadingSetProblem, LoadingSetRule, Outcome, Record, RecordError,
     RestoreError, RestoreStrategy, RestoreWarning, Techniques, Timeline,
@@ -152,7 +153,7 @@ fn load(sample: &Sample, set: LoadingSet, memory_file: Option<File>) -> Option<L
     let memory_file = memory_file.map(|file| (file, sample.snapshot.memory_path()));
     let known = Known { layout, stored, placed, huge: &PageSet::new() };
     let job = LoaderJob::new(memory, set, memory_file, &known, Techniques::default());
-    let mut reading = Reading::new(&job, Vec::new());
+    let mut reading = Reading::new(&job, Vec::new(), vec![0; CHUNK.bytes() as usize]);
     reading.left().into_iter().find_map(|number| reading.read(number).err())
 }
 
