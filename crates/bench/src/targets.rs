@@ -195,25 +195,30 @@ fn sizes(results: Results<'_>, functions: &[&str]) -> Vec<Target> {
 }
 
 fn loader(results: Results<'_>, functions: &[&str]) -> Target {
-    let mut found: Option<(f64, &str)> = None;
+    let mut found: Option<(f64, String)> = None;
     for function in functions {
         let large =
             results.figures(function).is_some_and(|figures| figures.loading_pages as f64 * PAGE >= LARGE_SET);
         let loader = results.median_of(function, Mode::FaaSnap.name(), B, loader_bandwidth);
         if let (true, Some(loader), Some(disk)) = (large, loader, results.bandwidth(function)) {
             let ratio = loader / disk.bytes_per_second;
-            if found.is_none_or(|(least, _)| ratio < least) {
-                found = Some((ratio, *function));
+            // What is read compressed counts as what it becomes.
+            let samples = results.samples(function, Mode::FaaSnap.name(), B);
+            let is_decoded = samples
+                .iter()
+                .any(|measured| measured.timeline.loading_set.is_some_and(|used| used.decoded_bytes > 0));
+            let name = if is_decoded { format!("{function}, decoded bytes") } else { (*function).to_owned() };
+            if found.as_ref().is_none_or(|(least, _)| ratio < *least) {
+                found = Some((ratio, name));
             }
         }
     }
     Target {
         what: "loader / bandwidth, loading sets from 32 MiB, worst function".to_owned(),
         at_most: "at least 0.85".to_owned(),
-        measured: found.map_or_else(
-            || "not measured".to_owned(),
-            |(ratio, function)| format!("{ratio:.2} ({function})"),
-        ),
+        measured: found
+            .as_ref()
+            .map_or_else(|| "not measured".to_owned(), |(ratio, name)| format!("{ratio:.2} ({name})")),
         missed: Vec::new(),
         met: found.map(|(ratio, _)| ratio >= 0.85),
     }

@@ -199,6 +199,11 @@ fn blocks_that_are_known_nearly_whole_are_huge_pages() {
     // Of 8 MiB three blocks are whole, wherever they begin.
     assert!(huge(&report(&[])) >= 6 << 20);
     assert_eq!(huge(&report(&["--without", "huge-blocks"])), 0);
+    let decoded = |report: &Value| report["timeline"]["loading_set"]["decoded_bytes"].as_u64().unwrap();
+    let compressed = &shown(&home)["recordings"][0]["compressed_bytes"];
+    // By what the disk was found to be good at.
+    assert_eq!(decoded(&report(&[])) > 0, compressed.is_u64(), "{compressed}");
+    assert_eq!(decoded(&report(&["--without", "compressed"])), 0);
     assert!(huge(&report(&["--verify-memory", "--without", "ready-memory"])) >= 6 << 20);
     for more in [&["--verify-memory"][..], &["--without", "late-blocks"]] {
         let ran = home.run(&[&write[..], more].concat());
@@ -212,7 +217,7 @@ fn blocks_that_are_known_nearly_whole_are_huge_pages() {
     let length = fs::metadata(&path).unwrap().len();
     (0..length).rev().step_by(1 << 20).for_each(|offset| damage(&path, offset));
     // Whatever the disk was found to be good at, it is read.
-    let ran = home.run(&[&write[..], &["--without", "weighing"]].concat());
+    let ran = home.run(&[&write[..], &["--without", "weighing,compressed"]].concat());
     assert!(matches!(ran.status, Some(1 | 3)), "{:?}", ran.status);
     assert!(path.with_file_name("loading-set.quarantined").exists());
     assert_eq!(home.run(&write).good(), "0\n");

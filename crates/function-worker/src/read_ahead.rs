@@ -22,11 +22,11 @@ pub(crate) fn read_ahead(directory: &Path, strategy: RestoreStrategy) {
     for name in [Some(STATE_FILE), recording].into_iter().flatten() {
         // A hint: what can't be opened the worker will complain of.
         let Ok(file) = File::open(directory.join(name)) else { continue };
-        let is_small = || file.metadata().is_ok_and(|metadata| metadata.len() <= SMALL_RECORDING);
-        let length = match strategy {
-            RestoreStrategy::FaaSnap if is_small() => None,
-            _ => NonZeroU64::new(READ_AHEAD),
-        };
-        let _ = fadvise(&file, 0, length, Advice::WillNeed);
+        match strategy {
+            RestoreStrategy::FaaSnap if name != STATE_FILE => {
+                LoadingSet::ask(&file, READ_AHEAD, SMALL_RECORDING)
+            }
+            _ => drop(fadvise(&file, 0, NonZeroU64::new(READ_AHEAD), Advice::WillNeed)),
+        }
     }
 }

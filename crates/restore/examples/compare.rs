@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use guest_memory::{FileResidency, GuestMemory};
 use pages::{GuestPhysical, PageCount, PageIndex, PageRange};
 use restore::{
-    Access, Backing, FileUse, GuestLayout, LoadingSet, LoadingSetRule, MergeRule, Order, Record,
+    Access, Backing, Compression, FileUse, GuestLayout, LoadingSet, LoadingSetRule, MergeRule, Order, Record,
     RecordingOptions, Region, RestoreRequest, RestoreStrategy, Techniques, Timeline, restore,
 };
 use snapshot::{MachineIdentity, Snapshot, SnapshotBuilder, SnapshotError};
@@ -312,6 +312,7 @@ fn record(
         merge: MergeRule::Gap(PageCount(31)),
         order: Order::Group,
         whole_blocks: false,
+        compression: Compression::Never,
     };
     println!(
         "recorded for {strategy} in {:.1} ms: {} pages in {} groups, {} by readahead only, {} written, {} new; {} KiB in {} regions (the paper's rule: {} regions)",

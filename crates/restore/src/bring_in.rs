@@ -18,6 +18,7 @@ use crate::failure::{FailureHook, LoadFailure};
 use crate::fresh::Fresh;
 use crate::huge_blocks::{self, HugeReader};
 use crate::loader::{LoaderJob, Reading};
+use crate::loading_set::Decoder;
 use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
 use crate::placement::FromFile;
@@ -136,9 +137,10 @@ impl BringIn {
 
     /// Reads blocks as wholes, one after the other, until none is left.
     fn load_huge(&self) -> Result<(), LoadFailure> {
+        let mut decoder = Decoder::default();
         while let Some((number, unit)) = self.progress.take_huge() {
             if let Some(huge) = self.job.huge.get(number) {
-                let bytes = self.huge_reader.read(&self.job, huge)?;
+                let bytes = self.huge_reader.read(&self.job, huge, &mut decoder)?;
                 self.outcome.huge_bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.count(bytes);
             }
@@ -275,6 +277,9 @@ pub(crate) struct LoaderReport {
     /// Of these what was read into huge pages, and past the page cache.
     pub huge_bytes: u64,
     pub direct_bytes: u64,
+    /// What was read compressed, and how many bytes of the file that took.
+    pub decoded_bytes: u64,
+    pub compressed_bytes: u64,
     pub failure: Option<LoadFailure>,
     /// Blocks that never came in, since the instance ended before.
     pub coming: Vec<Block>,
@@ -295,7 +300,7 @@ impl std::fmt::Debug for Loader {
 impl Loader {
     /// Starts the threads that read.
     pub fn start(work: Arc<BringIn>, threads: &ReadyThreads) -> io::Result<Self> {
-        let huge_readers = work.job.huge.len().min(huge_blocks::READERS);
+        let huge_readers = huge_blocks::readers(&work.job);
         work.outcome.readers.store(1 + huge_readers, Ordering::Release);
         let mut loader = Self { work, threads: Vec::new() };
         let buffer = threads.buffer();
@@ -352,10 +357,13 @@ impl Loader {
     pub fn finish(mut self) -> LoaderReport {
         let coming = self.work.progress.coming();
         self.stop();
+        let (decoded_bytes, compressed_bytes) = self.work.job.decoded.bytes();
         LoaderReport {
             loaded_bytes: self.work.outcome.loaded_bytes.load(Ordering::Relaxed),
             huge_bytes: self.work.outcome.huge_bytes.load(Ordering::Relaxed),
             direct_bytes: self.work.huge_reader.direct_bytes(),
+            decoded_bytes,
+            compressed_bytes,
             failure: self.work.take_failure(),
             coming,
         }

@@ -44,7 +44,7 @@ pub(crate) fn loaded(
     // Without private copies the page cache is what the guest maps.
     let private = techniques.private_reads;
     let (set_file, read) = (draft.job.set_file(), draft.job.file());
-    let sole_reader = private.then(|| SoleReader::begin(set_file, read, loading_set.count())).flatten();
+    let sole_reader = private.then(|| SoleReader::begin(set_file, read, draft.job.uncompressed())).flatten();
     let huge_reader = HugeReader::new(read, sole_reader.as_ref().is_some_and(SoleReader::is_alone));
     let work = BringIn {
         sole_reader: Mutex::new(sole_reader),

@@ -125,6 +125,7 @@ impl RestoreHandle {
             let report = loader.finish();
             used.loaded_bytes += report.loaded_bytes;
             (used.huge_bytes, used.direct_bytes) = (report.huge_bytes, report.direct_bytes);
+            (used.decoded_bytes, used.compressed_bytes) = (report.decoded_bytes, report.compressed_bytes);
             outcome.failure = report.failure;
             coming = report.coming.iter().map(|block| block.pages()).collect();
         }

@@ -2,28 +2,40 @@
 //!
 //! The guest has one fault for such a block, where it has one for eight pages at best otherwise, and the disk writes straight
 //! into it. Several threads read them, each a block at a time, so that the disk always has some to do. The page cache is
-//! gone past when nobody else has a use for it ([`crate::sole_reader`]).
+//! gone past when nobody else has a use for it ([`crate::sole_reader`]). Chunks that are read compressed are decoded into the
+//! block by the thread that reads them.
 
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 
 use guest_memory::{Advice, GuestMemory, MapError, Protection, Source};
-use pages::{Block, PAGE_SIZE, PageRange, PageSet};
+use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 
 use crate::description;
 use crate::error::RestoreError;
 use crate::failure::LoadFailure;
 use crate::layout::{Access, Backing, GuestLayout};
 use crate::loader::LoaderJob;
-use crate::loading_set::{CHUNK, LoadingSet, Piece};
+use crate::loading_set::{CHUNK, Decoder, LoadingSet, Piece};
 
 /// How many threads read: enough for the disk to be busy while some of them wait for a processor, clear memory or compare checksums.
-pub(crate) const READERS: usize = 8;
+const READERS: usize = 8;
 /// Bytes that are compared with their checksum at once: they stay in the processor's first cache.
 const COMPARED_AT_ONCE: usize = 16 << 10;
+
+/// How many threads read the blocks of `job`. What is decoded costs a processor, not the disk: more of them than there are
+/// would only take turns with the guest's own start.
+pub(crate) fn readers(job: &LoaderJob) -> usize {
+    let is_decoded = |huge: &&HugeBlock| huge.chunks().all(|number| job.compressed(number).is_some());
+    let decoded = job.huge.iter().filter(is_decoded).count();
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    (job.huge.len() - decoded + decoded.min(processors)).min(READERS)
+}
 
 /// The pages of `set`'s whole blocks that can be huge pages in a guest with `layout`: memory of its own, writable throughout.
 pub(crate) fn huge_pages(set: &LoadingSet, layout: &GuestLayout) -> PageSet {
@@ -96,15 +108,41 @@ impl HugeReader {
         self.direct_bytes.load(Ordering::Relaxed)
     }
 
-    /// Reads a block of `job` into its place and compares its checksums. Gives the bytes read.
-    pub fn read(&self, job: &LoaderJob, huge: &HugeBlock) -> Result<u64, LoadFailure> {
-        let range = huge.block.pages();
-        if !self.read_direct(job.memory(), range, huge.offset) {
-            let read = job.memory().read_in(range, job.file().as_fd(), huge.offset);
-            read.map_err(|error| job.not_read(huge.offset, of_disk(error)))?;
+    /// Reads a block of `job` into its place and compares its checksums. Gives the bytes that it has.
+    pub fn read(&self, job: &LoaderJob, huge: &HugeBlock, decoder: &mut Decoder) -> Result<u64, LoadFailure> {
+        let is_plain = huge.chunks().all(|number| job.compressed(number).is_none());
+        if is_plain {
+            self.read_pages(job, huge.block.pages(), huge.offset, huge.chunks())?;
+            return Ok(Block::PAGES.bytes());
         }
-        check(job, huge)?;
-        Ok(range.count.bytes())
+        for number in huge.chunks() {
+            let further = PageCount((number - huge.first_chunk) as u64 * CHUNK.0);
+            let range = PageRange::new(PageIndex(huge.block.first().0 + further.0), CHUNK);
+            let Some(held) = job.compressed(number) else {
+                self.read_pages(job, range, huge.offset + further.bytes(), number..number + 1)?;
+                continue;
+            };
+            job.ask_compressed(held);
+            let decoded = job.decode(number, held, decoder)?;
+            let written = job.memory().write_ready(range.start.address(), decoded);
+            written.map_err(|source| LoadFailure::NotWritable { range, source })?;
+        }
+        Ok(Block::PAGES.bytes())
+    }
+
+    /// Reads the pages `range`, which are the chunks `numbers`, from `offset` and compares their checksums.
+    fn read_pages(
+        &self,
+        job: &LoaderJob,
+        range: PageRange,
+        offset: u64,
+        numbers: Range<usize>,
+    ) -> Result<(), LoadFailure> {
+        if !self.read_direct(job.memory(), range, offset) {
+            let read = job.memory().read_in(range, job.file().as_fd(), offset);
+            read.map_err(|error| job.not_read(offset, of_disk(error)))?;
+        }
+        check(job, range, offset, numbers)
     }
 
     /// Reads past the page cache; `false` where that can't be.
@@ -131,21 +169,22 @@ fn of_disk(error: MapError) -> io::Error {
     }
 }
 
-fn check(job: &LoaderJob, huge: &HugeBlock) -> Result<(), LoadFailure> {
+fn check(job: &LoaderJob, range: PageRange, offset: u64, numbers: Range<usize>) -> Result<(), LoadFailure> {
     let mut bytes = [0; COMPARED_AT_ONCE];
-    let mut at = huge.block.first().address();
-    for number in huge.chunks() {
+    let mut at = range.start.address();
+    let mut offset = offset;
+    for number in numbers {
         let mut checksum = 0;
         for _ in 0..CHUNK.bytes() as usize / COMPARED_AT_ONCE {
             let read = job.memory().read_ready(at, &mut bytes);
-            read.map_err(|source| LoadFailure::NotWritable { range: huge.block.pages(), source })?;
+            read.map_err(|source| LoadFailure::NotWritable { range, source })?;
             checksum = crc32c::crc32c_append(checksum, &bytes);
             at = at + COMPARED_AT_ONCE as u64;
         }
         if job.set.checksums.get(number) != Some(&checksum) {
-            let further = (number - huge.first_chunk) as u64 * CHUNK.bytes();
-            return Err(job.wrong_checksum(huge.offset + further));
+            return Err(job.wrong_checksum(offset));
         }
+        offset += CHUNK.bytes();
     }
     Ok(())
 }

@@ -49,8 +49,8 @@ pub use foresight::{Foreseen, foresee};
 pub use handle::{Outcome, RestoreHandle, RestoreWarning};
 pub use layout::{Access, Backing, FileIndex, GuestLayout, LayoutError, Region};
 pub use loading_set::{
-    CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem, LoadingSetRule, MergeRule, Order,
-    PlacedRegion, learn_disks,
+    CompressedBytes, Compression, CostModel, DiskProfile, LoadingRegion, LoadingSet, LoadingSetProblem,
+    LoadingSetRule, MergeRule, Order, PlacedRegion, learn_disks,
 };
 pub use map_step::MapStep;
 pub use page_cache::drop_cached;

@@ -4,7 +4,8 @@
 //! in the page cache once it has been read, and the host's page tables are filled behind it ([`LoaderJob::populate`]);
 //! the guest meets the loader only there, so that nothing is lost whoever is first. Where a page has its own place
 //! ([`crate::placement`]) its bytes are copied, which is for memory that the guest can't see yet. What is read as whole blocks
-//! ([`crate::huge_blocks`]) is left alone here.
+//! ([`crate::huge_blocks`]) is left alone here. A chunk that the loading-set file has compressed is read so when the disk has less
+//! to do then, with what has no place of its own read beside it, from where it is mapped.
 
 use std::fs::File;
 use std::io;
@@ -12,21 +13,26 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use guest_memory::{Advice, GuestMemory};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use parking_lot::Mutex;
 use rustix::fs::fadvise;
 
 use crate::failure::LoadFailure;
 use crate::huge_blocks::HugeBlock;
 use crate::layout::{Access, GuestLayout};
-use crate::loading_set::{LoadingSet, Piece, PlacedRegion, chunks, extents};
+use crate::loading_set::{Compressed, Decoder, LoadingSet, Piece, PlacedRegion, chunks, extents, unplaced};
 use crate::recording::memory_pages;
 use crate::strategy::Techniques;
 
 /// How many chunks are asked for ahead of what is read (2 MiB): enough to keep the disk busy while a chunk is checked and
 /// put in place.
 const AHEAD_CHUNKS: usize = 8;
+/// How far compressed chunks are asked for ahead of what is read, in bytes of the file (1 MiB): they are short, and one request is
+/// for many.
+const AHEAD_COMPRESSED: u64 = 1 << 20;
 /// How many neighbouring pages software KVM maps at one fault (PTE_PREFETCH_NUM in Linux's arch/x86/kvm/mmu).
 const GROUP: u64 = 8;
 
@@ -55,6 +61,26 @@ pub(crate) struct LoaderJob {
     pub huge: Vec<HugeBlock>,
     /// The largest gap in the file that is asked for with its neighbours.
     bridge: PageCount,
+    /// Where those chunks are that are read compressed, by number.
+    compressed: Vec<Option<Compressed>>,
+    /// Up to where compressed chunks have been asked for, in the loading-set file.
+    asked: Mutex<u64>,
+    /// What was read compressed.
+    pub decoded: Decoded,
+}
+
+/// What was read compressed, so far.
+#[derive(Debug, Default)]
+pub(crate) struct Decoded {
+    bytes: AtomicU64,
+    compressed_bytes: AtomicU64,
+}
+
+impl Decoded {
+    /// What it became, and how many bytes of the file it took.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.bytes.load(Ordering::Relaxed), self.compressed_bytes.load(Ordering::Relaxed))
+    }
 }
 
 /// What the guest's layout says of a loading set.
@@ -98,12 +124,18 @@ impl LoaderJob {
         let huge = HugeBlock::of(&chunks, known.huge);
         // The compact file has none.
         let bridge = memory_file.as_ref().map_or(PageCount(0), |_| set.bridge());
+        let placed = known.placed.union(known.huge);
+        let compressed = |(number, chunk): (usize, &Vec<Piece>)| {
+            let held = set.compressed(number).filter(|_| techniques.compressed)?;
+            set.is_shorter_compressed(held, chunk, &placed).then_some(held)
+        };
+        let compressed = chunks.iter().enumerate().map(compressed).collect();
         Self {
             memory,
             set,
             memory_file,
             techniques,
-            placed: known.placed.union(known.huge),
+            placed,
             private,
             files,
             writable,
@@ -112,6 +144,9 @@ impl LoaderJob {
             chunks,
             huge,
             bridge,
+            compressed,
+            asked: Mutex::default(),
+            decoded: Decoded::default(),
         }
     }
 
@@ -123,7 +158,19 @@ impl LoaderJob {
     /// Whether reading ahead is left to the kernel: it can for the compact file, which is read from start to end, when the
     /// device's window is large enough to keep the disk busy, and when nothing in it is read otherwise.
     fn kernel_reads_ahead(&self) -> bool {
-        self.memory_file.is_none() && self.huge.is_empty() && self.set.disk().has_large_window()
+        let is_plain = self.memory_file.is_none() && self.huge.is_empty();
+        is_plain && self.compressed.iter().all(Option::is_none) && self.set.disk().has_large_window()
+    }
+
+    /// Where chunk `number` is read compressed, if it is.
+    pub fn compressed(&self, number: usize) -> Option<Compressed> {
+        self.compressed.get(number).copied().flatten()
+    }
+
+    /// How many pages are read as they are.
+    pub fn uncompressed(&self) -> PageCount {
+        let plain = self.chunks.iter().zip(&self.compressed).filter(|(_, held)| held.is_none());
+        PageCount(plain.map(|(chunk, _)| pages_of(chunk)).sum())
     }
 
     /// The loading-set file.
@@ -157,11 +204,81 @@ impl LoaderJob {
     /// Asks the kernel to read a chunk, without waiting; of the memory file also what lies between its pieces, where that costs the
     /// disk less than another read.
     fn ask(&self, number: usize) {
-        let chunk = self.chunks.get(number).map(Vec::as_slice).unwrap_or_default();
-        for (offset, length) in extents(chunk, self.bridge.bytes()) {
+        let mut chunk = self.chunks.get(number).cloned().unwrap_or_default();
+        if let Some(held) = self.compressed(number) {
+            self.ask_compressed(held);
+            chunk = self.unplaced(&chunk);
+        }
+        for (offset, length) in extents(&chunk, self.bridge.bytes()) {
             // A hint: what it doesn't bring in, the read does.
             let _ = fadvise(self.file(), offset, NonZeroU64::new(length), rustix::fs::Advice::WillNeed);
         }
+    }
+
+    /// The same for a compressed chunk and those behind it.
+    pub fn ask_compressed(&self, held: Compressed) {
+        let mut asked = self.asked.lock();
+        // Half of what is asked for at once may be left.
+        if held.end() + AHEAD_COMPRESSED / 2 <= *asked {
+            return;
+        }
+        let last = self.compressed.iter().rev().find_map(|held| *held);
+        let end = (held.end() + AHEAD_COMPRESSED).min(last.map_or(0, Compressed::end));
+        let begin = held.offset.max(*asked);
+        if let Some(length) = NonZeroU64::new(end.saturating_sub(begin)) {
+            let _ = fadvise(self.set_file(), begin, Some(length), rustix::fs::Advice::WillNeed);
+            *asked = end;
+        }
+    }
+
+    /// What of a chunk has no place of its own.
+    fn unplaced(&self, chunk: &[Piece]) -> Vec<Piece> {
+        unplaced(chunk, &self.placed)
+    }
+
+    /// Reads a chunk that is compressed, compares its checksum, and decodes it.
+    pub fn decode<'a>(
+        &self,
+        number: usize,
+        held: Compressed,
+        decoder: &'a mut Decoder,
+    ) -> Result<&'a [u8], LoadFailure> {
+        let length = self.chunks.get(number).map_or(0, |chunk| pages_of(chunk)) * PAGE_SIZE;
+        let (path, offset, is_recording) = (&self.set.path, held.offset, true);
+        let decoded = decoder
+            .read(self.set_file(), held, length as usize)
+            .map_err(|source| LoadFailure::Read { path: path.clone(), offset, is_recording, source })?;
+        self.decoded.bytes.fetch_add(length, Ordering::Relaxed);
+        self.decoded.compressed_bytes.fetch_add(held.length as u64, Ordering::Relaxed);
+        decoded.ok_or_else(|| LoadFailure::Checksum { path: path.clone(), offset, is_recording })
+    }
+
+    /// Brings a chunk in by what is there compressed: copies what has a place, and reads the rest, so that it is in the page cache
+    /// and compared, too. Gives the bytes decoded.
+    fn read_compressed(
+        &self,
+        number: usize,
+        held: Compressed,
+        (decoder, buffer): (&mut Decoder, &mut [u8]),
+    ) -> Result<u64, LoadFailure> {
+        let Some(chunk) = self.chunks.get(number) else { return Ok(0) };
+        let decoded = self.decode(number, held, decoder)?;
+        let mut at = 0;
+        for piece in chunk {
+            for part in unplaced(&[*piece], &self.placed) {
+                let length = part.range.count.bytes() as usize;
+                let bytes = buffer.get_mut(..length).unwrap_or_default();
+                let read = self.file().read_exact_at(bytes, part.offset);
+                read.map_err(|source| self.not_read(part.offset, source))?;
+                let from = at + (part.offset - piece.offset) as usize;
+                if decoded.get(from..from + length) != Some(bytes) {
+                    return Err(self.wrong_checksum(part.offset));
+                }
+            }
+            at += piece.range.count.bytes() as usize;
+        }
+        self.put(chunk, decoded)?;
+        Ok(decoded.len() as u64)
     }
 
     /// Reads a chunk, compares its checksum (which also waits until it is in the page cache), and copies what has a place.
@@ -228,6 +345,7 @@ pub(crate) struct Reading<'a> {
     asked: usize,
     is_read: Vec<bool>,
     buffer: Vec<u8>,
+    decoder: Decoder,
 }
 
 impl<'a> Reading<'a> {
@@ -244,7 +362,8 @@ impl<'a> Reading<'a> {
             // No readahead but our own. A hint: without it the kernel reads ahead too, which is only slower.
             let _ = fadvise(job.file(), 0, None, rustix::fs::Advice::Random);
         }
-        let mut reading = Self { job, order, asked: 0, is_read: vec![false; job.chunks.len()], buffer };
+        let (is_read, decoder) = (vec![false; job.chunks.len()], Decoder::default());
+        let mut reading = Self { job, order, asked: 0, is_read, buffer, decoder };
         let first = if job.kernel_reads_ahead() { 1 } else { AHEAD_CHUNKS };
         reading.ask_up_to(first);
         reading
@@ -268,7 +387,11 @@ impl<'a> Reading<'a> {
             let place = self.order.iter().position(|one| *one == number).unwrap_or(0);
             self.ask_up_to(place + 1 + AHEAD_CHUNKS);
         }
-        let bytes = self.job.read(number, &mut self.buffer)?;
+        let buffer = &mut self.buffer;
+        let bytes = match self.job.compressed(number) {
+            Some(held) => self.job.read_compressed(number, held, (&mut self.decoder, buffer))?,
+            None => self.job.read(number, buffer)?,
+        };
         if let Some(is_read) = self.is_read.get_mut(number) {
             *is_read = true;
         }
@@ -288,6 +411,11 @@ impl<'a> Reading<'a> {
     fn with(&self, is_read: bool) -> Vec<usize> {
         self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&is_read)).collect()
     }
+}
+
+/// The pages of `chunk`.
+fn pages_of(chunk: &[Piece]) -> u64 {
+    chunk.iter().map(|piece| piece.range.count.0).sum()
 }
 
 /// `pages` with everything that can share a group of [`GROUP`] with one of them, wherever the groups' borders are: these follow

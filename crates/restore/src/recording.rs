@@ -9,7 +9,7 @@ use snapshot::{Snapshot, SnapshotError, SnapshotId};
 use thiserror::Error;
 
 use crate::layout::{Backing, GuestLayout, READY_END};
-use crate::loading_set::{LoadingSet, LoadingSetRule, MergeRule, Order};
+use crate::loading_set::{Compression, LoadingSet, LoadingSetRule, MergeRule, Order};
 use crate::strategy::RestoreStrategy;
 
 /// How an invocation is recorded.
@@ -167,6 +167,7 @@ impl Recording {
             merge: MergeRule::Never,
             order: Order::Address,
             whole_blocks: false,
+            compression: Compression::Never,
         };
         let rule = if self.strategy == RestoreStrategy::Reap { &reap } else { rule };
         LoadingSet::write(snapshot, LoadingSet::file_name(self.strategy), layout, self, rule)

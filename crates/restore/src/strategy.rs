@@ -87,6 +87,8 @@ pub struct Techniques {
     /// Blocks of 2 MiB that the recording knows nearly whole become huge pages, which the disk writes into, past the page cache.
     /// Needs `private_reads`.
     pub huge_blocks: bool,
+    /// What the loading-set file has compressed, and what has a place of its own, is read so. Needs `private_reads`.
+    pub compressed: bool,
 }
 
 impl Default for Techniques {
@@ -104,6 +106,7 @@ impl Default for Techniques {
             growth_ahead: true,
             late_blocks: true,
             huge_blocks: true,
+            compressed: true,
         }
     }
 }
@@ -139,6 +142,8 @@ pub enum Technique {
     LateBlocks,
     /// [`Techniques::huge_blocks`].
     HugeBlocks,
+    /// [`Techniques::compressed`].
+    Compressed,
 }
 
 impl Technique {
@@ -157,6 +162,7 @@ impl Technique {
         Self::GrowthAhead,
         Self::LateBlocks,
         Self::HugeBlocks,
+        Self::Compressed,
     ];
 
     /// The name a user types.
@@ -175,6 +181,7 @@ impl Technique {
             Self::GrowthAhead => "growth-ahead",
             Self::LateBlocks => "late-blocks",
             Self::HugeBlocks => "huge-blocks",
+            Self::Compressed => "compressed",
         }
     }
 }
@@ -219,6 +226,7 @@ impl Techniques {
             Technique::GrowthAhead => self.growth_ahead = false,
             Technique::LateBlocks => self.late_blocks = false,
             Technique::HugeBlocks => self.huge_blocks = false,
+            Technique::Compressed => self.compressed = false,
         }
         self
     }

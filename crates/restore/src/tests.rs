@@ -1,5 +1,6 @@
 //! Restores of a small guest with every kind of region, compared page by page.
 
+mod compressed;
 mod faults;
 mod golden;
 mod growth;

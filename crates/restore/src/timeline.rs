@@ -147,6 +147,10 @@ pub struct LoadingSetUse {
     pub huge_bytes: u64,
     /// What of that was read past the page cache: not what was cached before, or that others read, and nothing where the file system can't.
     pub direct_bytes: u64,
+    /// What of it was read compressed.
+    pub decoded_bytes: u64,
+    /// How many bytes of the file that took.
+    pub compressed_bytes: u64,
 }
 
 impl LoadingSetUse {
@@ -424,6 +428,10 @@ impl fmt::Display for Timeline {
             if used.huge_bytes > 0 {
                 let (huge, direct) = (used.huge_bytes >> 10, used.direct_bytes >> 10);
                 writeln!(f, "in huge pages      {huge} KiB, {direct} KiB past the page cache")?;
+            }
+            if used.decoded_bytes > 0 {
+                let (decoded, read) = (used.decoded_bytes >> 10, used.compressed_bytes >> 10);
+                writeln!(f, "compressed         {read} KiB read, {decoded} KiB decoded")?;
             }
         }
         write!(f, "resident           {} KiB", self.resident_bytes >> 10)?;

@@ -101,7 +101,7 @@ pub(crate) struct InvokeArguments {
     pub(crate) strategy: Option<Way>,
     /// Leave techniques of the faasnap strategy out: per-region-mapping, loading-set-file, weighing, concurrent-paging,
     /// populate, private-ahead, neighbours-ahead, fresh-ahead, private-reads, ready-memory, growth-ahead,
-    /// late-blocks, huge-blocks
+    /// late-blocks, huge-blocks, compressed
     #[arg(long, value_name = "TECHNIQUES", value_delimiter = ',')]
     pub(crate) without: Vec<Technique>,
     /// Whether a fault on the memory file reads one page (true) or the device's readahead window (false) [default: true for

@@ -160,13 +160,21 @@ struct ShownRecording {
     problem: Option<String>,
     regions: usize,
     bytes: u64,
+    /// What of it is in its file compressed, too, and the bytes of the file that this takes; none where it doesn't pay.
+    decoded_bytes: Option<u64>,
+    compressed_bytes: Option<u64>,
 }
 
 impl ShownRecording {
     fn of(strategy: RestoreStrategy, set: &Result<LoadingSet, LoadingSetProblem>) -> Self {
         let problem = set.as_ref().err().map(ToString::to_string);
         let (regions, pages) = set.as_ref().map_or((0, 0), |set| (set.regions().len(), set.page_count().0));
-        Self { strategy, problem, regions, bytes: pages * PAGE_SIZE }
+        let compressed = set.as_ref().ok().and_then(LoadingSet::compressed_bytes);
+        let (decoded_bytes, compressed_bytes) = (
+            compressed.map(|compressed| compressed.bytes),
+            compressed.map(|compressed| compressed.stored_bytes),
+        );
+        Self { strategy, problem, regions, bytes: pages * PAGE_SIZE, decoded_bytes, compressed_bytes }
     }
 }
 
@@ -249,11 +257,15 @@ fn describe(shown: &Shown) -> String {
         lines.push(format!("  {name:<12} {:>9}  {what}", bytes(size)));
     }
     lines.push("recordings".to_owned());
-    for ShownRecording { strategy, problem, regions, bytes: size } in &shown.recordings {
-        let what = match problem {
+    for recording in &shown.recordings {
+        let ShownRecording { strategy, problem, regions, bytes: size, .. } = recording;
+        let mut what = match problem {
             Some(problem) => problem.clone(),
             None => format!("{} in {}", bytes(*size), count(*regions as u64, "region")),
         };
+        if let (Some(decoded), Some(compressed)) = (recording.decoded_bytes, recording.compressed_bytes) {
+            what += &format!("; {} of it read compressed: {}", bytes(decoded), bytes(compressed));
+        }
         lines.push(format!("  {strategy:<12} {what}"));
     }
     if !shown.differences.is_empty() {

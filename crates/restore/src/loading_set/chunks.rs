@@ -1,6 +1,6 @@
 //! How a loading set is cut for reading: each chunk has a checksum of its own.
 
-use pages::{PAGE_SIZE, PageCount, PageRange};
+use pages::{PAGE_SIZE, PageCount, PageRange, PageSet};
 
 use crate::loading_set::file::PlacedRegion;
 
@@ -40,6 +40,21 @@ pub(crate) fn chunks(regions: &[PlacedRegion]) -> Vec<Vec<Piece>> {
         }
     }
     chunks
+}
+
+/// What of `chunk` is not in `placed`.
+pub(crate) fn unplaced(chunk: &[Piece], placed: &PageSet) -> Vec<Piece> {
+    let mut rest = Vec::new();
+    for Piece { range, offset } in chunk {
+        let all: PageSet = [*range].into_iter().collect();
+        rest.extend(
+            all.difference(placed)
+                .runs()
+                .iter()
+                .map(|run| Piece { range: *run, offset: offset + (run.start.0 - range.start.0) * PAGE_SIZE }),
+        );
+    }
+    rest
 }
 
 /// The bytes of the file behind `chunk`, as runs of (offset, length), with what lies between two that follow one another with at

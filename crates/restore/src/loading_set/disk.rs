@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use pages::PageCount;
+use pages::{PAGE_SIZE, PageCount};
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,19 @@ impl DiskProfile {
     ) -> u64 {
         let (read_ns, page_ns) = self.costs(regions, pages);
         read_ns.saturating_mul(reads as u64).max(page_ns.saturating_mul(read.0))
+    }
+
+    /// Whether `reads` reads of `bytes` in all take the disk less than `pages` among others, as measured with a set of `regions` and
+    /// `set` pages.
+    pub(crate) fn is_less(
+        self,
+        (regions, set): (usize, PageCount),
+        (reads, bytes): (usize, u64),
+        pages: PageCount,
+    ) -> bool {
+        let (read_ns, page_ns) = self.costs(regions, set);
+        let separately = read_ns.saturating_mul(reads as u64);
+        separately.saturating_add(page_ns.saturating_mul(bytes / PAGE_SIZE)) < page_ns.saturating_mul(pages.0)
     }
 
     /// What a separate read, and what a page among others takes.

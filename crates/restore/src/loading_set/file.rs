@@ -1,40 +1,48 @@
 //! The loading-set file: regions of guest memory in the order of loading, compact, checksummed, tied to its snapshot.
 //!
 //! Layout (numbers little-endian): 64 bytes of header (magic, version, checksum and length of the table, offset of the data,
-//! what mapping a region takes on the machine that wrote it, 0 when it did not look), the table in postcard, zeros up to a page border, then the pages of every region one after the other. The table holds
-//! the snapshot's id, the regions, the pages that were written, which regions are blocks that are loaded as wholes, and a CRC32C for
-//! each chunk of the data ([`chunks`]).
+//! what mapping a region takes on the machine that wrote it, 0 when it did not look, offset of the compressed chunks, 0 when there are
+//! none), the table in postcard, zeros up to a page border, the pages of every region one after the other, then, where that pays, their
+//! chunks once more, compressed ([`crate::loading_set::compressed`]). The table holds the snapshot's id, the regions, the pages that were
+//! written, which regions are blocks that are loaded as wholes, a CRC32C for each chunk of the data ([`chunks`]), and length and CRC32C of
+//! each that is there compressed.
 
 use std::fs::{self, File};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
+use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
-use snapshot::{PendingFile, Snapshot, SnapshotError, SnapshotId};
+use snapshot::{Snapshot, SnapshotId};
 use thiserror::Error;
 
 use crate::layout::GuestLayout;
-use crate::loading_set::chunks::{CHUNK, Piece, chunks};
+use crate::loading_set::chunks::{CHUNK, Piece, chunks, unplaced};
+use crate::loading_set::compressed::{Compressed, CompressedBytes, Decoder, Kept, places};
 use crate::loading_set::costs::CostModel;
 use crate::loading_set::disk::DiskProfile;
-use crate::loading_set::rule::{LoadingRegion, LoadingSetRule};
+use crate::loading_set::rule::LoadingRegion;
 use crate::placement::BRIDGE;
 use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
 
-const MAGIC: [u8; 8] = *b"FAASLOAD";
-const VERSION: u16 = 3;
-/// The oldest version that is still read. Version 1 knew no pages of the guest's files, version 2 no blocks as wholes.
+pub(super) const MAGIC: [u8; 8] = *b"FAASLOAD";
+pub(super) const VERSION: u16 = 4;
+/// The oldest version that is still read. Version 1 knew no pages of the guest's files, version 2 no blocks as wholes, version 3
+/// no compressed chunks.
 const OLDEST: u16 = 1;
 /// An empty file beside the snapshot; see [`LoadingSet::mark_outgrown`].
-const OUTGROWN: &str = "loading-set.outgrown";
-const HEADER_BYTES: usize = 64;
+pub(super) const OUTGROWN: &str = "loading-set.outgrown";
+pub(super) const HEADER_BYTES: usize = 64;
+/// A longer file is not asked for as a whole, compressed or not, and not looked at for that.
+const MAX_ASKED: u64 = 32 << 20;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
-const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 3 && HEADER_BYTES == 64 && CHUNK.0 == 64);
+const _: () = assert!(matches!(&MAGIC, b"FAASLOAD") && VERSION == 4 && HEADER_BYTES == 64 && CHUNK.0 == 64);
 
 /// Why a loading-set file can't be used. The restore does without it.
 #[derive(Debug, Error)]
@@ -55,22 +63,24 @@ pub enum LoadingSetProblem {
 
 /// The table of version 1.
 #[derive(Serialize, Deserialize)]
-struct FirstTable {
-    snapshot: SnapshotId,
-    readahead_window: PageCount,
-    regions: Vec<LoadingRegion>,
-    written: PageSet,
-    fresh: PageSet,
-    disk: DiskProfile,
-    checksums: Vec<u32>,
+pub(super) struct FirstTable {
+    pub snapshot: SnapshotId,
+    pub readahead_window: PageCount,
+    pub regions: Vec<LoadingRegion>,
+    pub written: PageSet,
+    pub fresh: PageSet,
+    pub disk: DiskProfile,
+    pub checksums: Vec<u32>,
 }
 
-/// The table: what version 1 has, then what version 2 has beside it, then the rest.
+/// The table: what version 1 has, then what versions 2, 3 and 4 have beside it.
 #[derive(Serialize, Deserialize)]
-struct Table {
-    first: FirstTable,
-    files: PageSet,
-    whole_blocks: PageSet,
+pub(super) struct Table {
+    pub first: FirstTable,
+    pub files: PageSet,
+    pub whole_blocks: PageSet,
+    /// One for each chunk, or none at all.
+    pub compressed: Vec<Kept>,
 }
 
 /// A region with its place in the file.
@@ -93,6 +103,8 @@ pub struct LoadingSet {
     pub(crate) path: PathBuf,
     pub(crate) data_offset: u64,
     pub(crate) checksums: Vec<u32>,
+    /// Where chunks are compressed, by number.
+    compressed: Vec<Option<Compressed>>,
     regions: Vec<PlacedRegion>,
     written: PageSet,
     fresh: PageSet,
@@ -128,7 +140,7 @@ impl LoadingSet {
     /// [`LoadingSetProblem`] saying why it can't be told.
     pub fn known_pages(directory: &Path) -> Result<PageSet, LoadingSetProblem> {
         let (file, length) = open(&directory.join(Self::file_name(RestoreStrategy::FaaSnap)))?;
-        let (Table { first, files, whole_blocks }, _) = read_table(&file, length)?;
+        let (Table { first, files, whole_blocks, .. }, _) = read_table(&file, length)?;
         let loading: PageSet = first.regions.iter().map(|region| region.range).collect();
         // What a restore reads with them ([`crate::placement`]): its layout is not known here, but mostly they lie in one region.
         let known = loading.union(&first.fresh).union(&files.bridged(BRIDGE));
@@ -213,63 +225,6 @@ impl LoadingSet {
         PageCount(self.regions.iter().map(|region| region.range.count.0).sum())
     }
 
-    /// Writes the loading set that `rule` makes of `recording` as the file `name` beside `snapshot`, and publishes it. An
-    /// older one is replaced.
-    ///
-    /// # Errors
-    /// When the memory file can't be read or the new file can't be written; then an older one stays as it is.
-    pub fn write(
-        snapshot: &Snapshot,
-        name: &str,
-        layout: &GuestLayout,
-        recording: &Recording,
-        rule: &LoadingSetRule,
-    ) -> Result<PathBuf, SnapshotError> {
-        let stored = snapshot.stored_pages();
-        let (regions, whole_blocks) =
-            (rule.regions(layout, stored, recording), rule.whole_blocks(layout, stored, recording));
-        let pending = PendingFile::begin(snapshot.directory(), name)?;
-        let failed = |source| SnapshotError::io("writing", pending.path(), source);
-        // The table's length must be known before the data is written; what comes later is filled with the values whose
-        // encoding is longest.
-        let chunk_count = chunks(&placed(&regions, &whole_blocks, 0)).len();
-        let first = FirstTable {
-            snapshot: recording.snapshot,
-            readahead_window: recording.readahead_window,
-            regions,
-            written: recording.written.clone(),
-            fresh: recording.fresh.clone(),
-            disk: DiskProfile::LARGEST,
-            checksums: vec![u32::MAX; chunk_count],
-        };
-        let mut table = Table { first, files: recording.files.clone(), whole_blocks };
-        let encode =
-            |table: &Table| postcard::to_stdvec(table).map_err(|error| failed(io::Error::other(error)));
-        let data_offset = pages::page_align_up(HEADER_BYTES as u64 + encode(&table)?.len() as u64)
-            .ok_or_else(|| failed(io::ErrorKind::FileTooLarge.into()))?;
-        let placed = placed(&table.first.regions, &table.whole_blocks, data_offset);
-        let FirstTable { regions, checksums, disk, .. } = &mut table.first;
-        *checksums = copy_pages(snapshot, &chunks(&placed), pending.file()).map_err(failed)?;
-        *disk = measure(snapshot, regions, pending.file(), data_offset).map_err(failed)?;
-        let table = encode(&table)?;
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend(MAGIC);
-        header.extend(VERSION.to_le_bytes());
-        header.extend([0; 2]);
-        header.extend(crc32c::crc32c(&table).to_le_bytes());
-        header.extend((table.len() as u64).to_le_bytes());
-        header.extend(data_offset.to_le_bytes());
-        header.extend(rule.region_ns().to_le_bytes());
-        header.resize(HEADER_BYTES - 4, 0);
-        header.extend(crc32c::crc32c(&header).to_le_bytes());
-        pending.file().write_all_at(&header, 0).map_err(failed)?;
-        pending.file().write_all_at(&table, HEADER_BYTES as u64).map_err(failed)?;
-        let published = pending.publish()?;
-        // There may be none. One that stays costs another recording.
-        let _ = fs::remove_file(snapshot.directory().join(OUTGROWN));
-        Ok(published)
-    }
-
     /// Opens and checks the file `name` beside `snapshot`, for a guest with `layout`.
     ///
     /// # Errors
@@ -277,17 +232,19 @@ impl LoadingSet {
     pub fn open(snapshot: &Snapshot, name: &str, layout: &GuestLayout) -> Result<Self, LoadingSetProblem> {
         let path = snapshot.directory().join(name);
         let (file, length) = open(&path)?;
-        let (Table { first: table, files, whole_blocks }, head) = read_table(&file, length)?;
+        let (Table { first: table, files, whole_blocks, compressed }, head) = read_table(&file, length)?;
         if table.snapshot != snapshot.id() {
             return Err(LoadingSetProblem::Stale(table.snapshot));
         }
-        let regions = place(&table, &whole_blocks, head.data_offset, length)?;
+        let (regions, data_end) = place(&table, &whole_blocks, head.data_offset, length)?;
+        let compressed = place_compressed(&compressed, &regions, data_end, (head.compressed_offset, length))?;
         check_pages(&regions, snapshot.stored_pages(), layout)?;
         Ok(Self {
             file,
             path,
             data_offset: head.data_offset,
             checksums: table.checksums,
+            compressed,
             regions,
             written: table.written,
             fresh: table.fresh,
@@ -330,21 +287,88 @@ impl LoadingSet {
         Ok(true)
     }
 
-    /// Compares all data with the checksums. What can't be read is damaged.
+    /// Compares all data with the checksums, and what compressed chunks become. What can't be read is damaged.
     fn check_data(&self) -> bool {
         let mut buffer = vec![0; CHUNK.bytes() as usize];
-        chunks(&self.regions).iter().zip(&self.checksums).all(|(chunk, expected)| {
-            let length: u64 = chunk.iter().map(|piece| piece.range.count.bytes()).sum();
+        let mut decoder = Decoder::default();
+        let mut numbered = chunks(&self.regions).into_iter().zip(&self.checksums).enumerate();
+        numbered.all(|(number, (chunk, expected))| {
+            let length = bytes_of(&chunk);
             let bytes = buffer.get_mut(..length as usize).unwrap_or_default();
             let offset = chunk.first().map_or(0, |piece| piece.offset);
-            self.file.read_exact_at(bytes, offset).is_ok() && crc32c::crc32c(bytes) == *expected
+            let decoded = self.compressed(number).map(|held| decoder.read(&self.file, held, length as usize));
+            self.file.read_exact_at(bytes, offset).is_ok()
+                && crc32c::crc32c(bytes) == *expected
+                && decoded.is_none_or(|decoded| decoded.is_ok_and(|decoded| decoded == Some(&*bytes)))
         })
     }
+
+    /// Where chunk `number` is compressed, if it is.
+    pub(crate) fn compressed(&self, number: usize) -> Option<Compressed> {
+        self.compressed.get(number).copied().flatten()
+    }
+
+    /// Whether the disk has less to do when `chunk` is read compressed, and what of it is not in `placed` beside it.
+    pub(crate) fn is_shorter_compressed(&self, held: Compressed, chunk: &[Piece], placed: &PageSet) -> bool {
+        let rest = unplaced(chunk, placed);
+        let read = (rest.len(), held.length as u64 + bytes_of(&rest));
+        let all = PageCount(bytes_of(chunk) / PAGE_SIZE);
+        self.disk.is_less((self.regions.len(), self.page_count()), read, all)
+    }
+
+    /// What of the set is there compressed, and how many bytes of the file that takes.
+    pub fn compressed_bytes(&self) -> Option<CompressedBytes> {
+        let chunks = chunks(&self.regions);
+        let held = chunks.iter().zip(&self.compressed).filter_map(|(chunk, held)| Some((chunk, (*held)?)));
+        held.map(|(chunk, held)| CompressedBytes { bytes: bytes_of(chunk), stored_bytes: held.length as u64 })
+            .reduce(|one, other| CompressedBytes {
+                bytes: one.bytes + other.bytes,
+                stored_bytes: one.stored_bytes + other.stored_bytes,
+            })
+    }
+
+    /// Asks the disk for what a restore will read of `file`, a loading-set file, without waiting for it: its head, and all of what is
+    /// in it up to `small` bytes, compressed where it is there both ways.
+    pub fn ask(file: &File, head: u64, small: u64) {
+        let ask = |offset: u64, length: u64| {
+            // A hint: what it doesn't bring in, the read does.
+            let ask = |length| fadvise(file, offset, Some(length), Advice::WillNeed).ok();
+            NonZeroU64::new(length).and_then(ask)
+        };
+        let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return };
+        let mut header = [0; HEADER_BYTES];
+        if length > MAX_ASKED || file.read_exact_at(&mut header, 0).is_err() {
+            ask(0, head);
+            return;
+        }
+        // Wrong numbers ask for nothing, or for something that is not needed.
+        let (data, compressed) = (number(&header, 24, 8), number(&header, 40, 8));
+        let rest = length.saturating_sub(compressed);
+        match compressed {
+            0 if length <= small => ask(0, length),
+            1.. if rest <= small => ask(0, data).and(ask(compressed, rest)),
+            _ => ask(0, head),
+        };
+    }
+}
+
+/// Bytes of the pages of a chunk.
+fn bytes_of(chunk: &[Piece]) -> u64 {
+    chunk.iter().map(|piece| piece.range.count.bytes()).sum()
+}
+
+/// The little-endian number of `bytes` bytes at `at`.
+fn number(header: &[u8], at: usize, bytes: usize) -> u64 {
+    header.iter().skip(at).take(bytes).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
 /// The regions with their places in the file, whose data begins at `data_offset`. A region is a whole block when it is just a block
 /// of `whole_blocks`.
-fn placed(regions: &[LoadingRegion], whole_blocks: &PageSet, data_offset: u64) -> Vec<PlacedRegion> {
+pub(super) fn placed(
+    regions: &[LoadingRegion],
+    whole_blocks: &PageSet,
+    data_offset: u64,
+) -> Vec<PlacedRegion> {
     let mut offset = data_offset;
     let place = |LoadingRegion { range, group }: &LoadingRegion| {
         let block = Block::containing(range.start);
@@ -355,40 +379,6 @@ fn placed(regions: &[LoadingRegion], whole_blocks: &PageSet, data_offset: u64) -
         placed
     };
     regions.iter().map(place).collect()
-}
-
-/// Copies the pages of `chunks` to their places and returns each one's checksum.
-fn copy_pages(snapshot: &Snapshot, chunks: &[Vec<Piece>], to: &File) -> io::Result<Vec<u32>> {
-    let mut bytes = Vec::with_capacity(CHUNK.bytes() as usize);
-    let copy = |chunk: &Vec<Piece>| {
-        bytes.clear();
-        for Piece { range, .. } in chunk {
-            let filled = bytes.len();
-            bytes.resize(filled + range.count.bytes() as usize, 0);
-            let into = bytes.get_mut(filled..).unwrap_or_default();
-            snapshot.memory_file().read_exact_at(into, range.start.address().0)?;
-        }
-        // The pieces of a chunk follow each other in this file.
-        to.write_all_at(&bytes, chunk.first().map_or(0, |piece| piece.offset))?;
-        Ok(crc32c::crc32c(&bytes))
-    };
-    chunks.iter().map(copy).collect()
-}
-
-/// Measures what reading the set takes from either place. The data is made durable first: dirty pages stay cached.
-fn measure(
-    snapshot: &Snapshot,
-    regions: &[LoadingRegion],
-    compact: &File,
-    data_offset: u64,
-) -> io::Result<DiskProfile> {
-    compact.sync_data()?;
-    // A description of its own: advice belongs to the description.
-    let memory = File::open(snapshot.memory_path())?;
-    let scattered: Vec<(u64, u64)> =
-        regions.iter().map(|region| (region.range.start.address().0, region.range.count.bytes())).collect();
-    let length = scattered.iter().map(|(_, length)| length).sum();
-    DiskProfile::measure(&memory, &scattered, compact, (data_offset, length))
 }
 
 /// The file at `path` and its length.
@@ -408,13 +398,14 @@ fn damaged<T>(what: impl Into<String>) -> Result<T, LoadingSetProblem> {
 
 /// The table of a version without blocks that are loaded as wholes.
 fn older(first: FirstTable, files: PageSet) -> Table {
-    Table { first, files, whole_blocks: PageSet::new() }
+    Table { first, files, whole_blocks: PageSet::new(), compressed: Vec::new() }
 }
 
 /// What the header says beside where the table is.
 struct Head {
     data_offset: u64,
     region_ns: u64,
+    compressed_offset: u64,
 }
 
 /// Reads and checks header and table.
@@ -431,11 +422,9 @@ fn read_table(file: &File, length: u64) -> Result<(Table, Head), LoadingSetProbl
     if checksum != crc32c::crc32c(fields).to_le_bytes() {
         return damaged("the header's checksum doesn't match");
     }
-    let number = |at: usize, bytes: usize| {
-        fields.iter().skip(at).take(bytes).rev().fold(0u64, |number, byte| number << 8 | u64::from(*byte))
-    };
-    let (version, table_checksum, table_length, data_offset, region_ns) =
-        (number(8, 2), number(12, 4), number(16, 8), number(24, 8), number(32, 8));
+    let number = |at: usize, bytes: usize| number(fields, at, bytes);
+    let (version, table_checksum, table_length) = (number(8, 2), number(12, 4), number(16, 8));
+    let (data_offset, region_ns, compressed_offset) = (number(24, 8), number(32, 8), number(40, 8));
     if !(u64::from(OLDEST)..=u64::from(VERSION)).contains(&version) {
         return damaged(format!("it has format version {version}, this tool reads {OLDEST} to {VERSION}"));
     }
@@ -452,24 +441,27 @@ fn read_table(file: &File, length: u64) -> Result<(Table, Head), LoadingSetProbl
     let decoded = match version {
         1 => postcard::from_bytes(&table).map(|first| older(first, PageSet::new())),
         2 => postcard::from_bytes(&table).map(|(first, files)| older(first, files)),
+        3 => postcard::from_bytes(&table)
+            .map(|(first, files, whole_blocks)| Table { whole_blocks, ..older(first, files) }),
         _ => postcard::from_bytes(&table),
     };
     match decoded {
         Ok(table) => {
             let known = CostModel::default().region_ns;
-            Ok((table, Head { data_offset, region_ns: if region_ns == 0 { known } else { region_ns } }))
+            let region_ns = if region_ns == 0 { known } else { region_ns };
+            Ok((table, Head { data_offset, region_ns, compressed_offset }))
         }
         Err(error) => damaged(format!("the table can't be decoded: {error}")),
     }
 }
 
-/// Gives each region its offset and makes sure that file, regions and checksums agree in size.
+/// Gives each region its offset and makes sure that file, regions and checksums agree in size. Gives the end of the pages, too.
 fn place(
     table: &FirstTable,
     whole_blocks: &PageSet,
     data_offset: u64,
     length: u64,
-) -> Result<Vec<PlacedRegion>, LoadingSetProblem> {
+) -> Result<(Vec<PlacedRegion>, u64), LoadingSetProblem> {
     let mut end = Some(data_offset);
     for LoadingRegion { range, .. } in &table.regions {
         let last = range.start.0.checked_add(range.count.0);
@@ -478,16 +470,34 @@ fn place(
         }
         end = end.and_then(|end| end.checked_add(range.count.bytes())).filter(|end| *end <= length);
     }
-    match end {
-        None => return damaged("it is shorter than its regions"),
-        Some(end) if end != length => return damaged("it is longer than its regions"),
-        Some(_) => {}
-    }
+    let Some(end) = end else { return damaged("it is shorter than its regions") };
     let regions = placed(&table.regions, whole_blocks, data_offset);
     if chunks(&regions).len() != table.checksums.len() {
         return damaged("the number of checksums doesn't match");
     }
-    Ok(regions)
+    Ok((regions, end))
+}
+
+/// Where each chunk is compressed; `kept` is empty or has all of them. They begin at `data_end` and end with the file.
+fn place_compressed(
+    kept: &[Kept],
+    regions: &[PlacedRegion],
+    data_end: u64,
+    (compressed_offset, length): (u64, u64),
+) -> Result<Vec<Option<Compressed>>, LoadingSetProblem> {
+    let chunks = chunks(regions);
+    let expected = if kept.is_empty() { 0 } else { data_end };
+    if (!kept.is_empty() && kept.len() != chunks.len()) || compressed_offset != expected {
+        return damaged("its compressed chunks don't match");
+    }
+    let Some((places, end)) = places(kept, chunks.iter().map(|chunk| bytes_of(chunk)), data_end) else {
+        return damaged("a compressed chunk is longer than its pages");
+    };
+    match end {
+        end if end > length => damaged("it is shorter than its regions"),
+        end if end < length => damaged("it is longer than its regions"),
+        _ => Ok(places),
+    }
 }
 
 /// A region may bring only pages whose content is the snapshot's: stored ones, and zeros between them in memory regions.

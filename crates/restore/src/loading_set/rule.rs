@@ -46,6 +46,17 @@ pub enum Order {
     Address,
 }
 
+/// Whether the chunks of a loading set are in its file compressed, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// They are not.
+    Never,
+    /// Where the disk takes longer for what is saved than decoding does, both as measured when the file is written.
+    Weighed,
+    /// All that get shorter, whatever the disk is like.
+    Always,
+}
+
 /// How a recording becomes a loading set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LoadingSetRule {
@@ -58,6 +69,8 @@ pub struct LoadingSetRule {
     pub order: Order,
     /// Whether blocks of 2 MiB that the recording knows nearly whole become regions of their own, with all their pages.
     pub whole_blocks: bool,
+    /// What is compressed.
+    pub compression: Compression,
 }
 
 impl Default for LoadingSetRule {
@@ -67,6 +80,7 @@ impl Default for LoadingSetRule {
             merge: MergeRule::Weighed(CostModel::default()),
             order: Order::Group,
             whole_blocks: true,
+            compression: Compression::Weighed,
         }
     }
 }

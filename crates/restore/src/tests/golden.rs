@@ -14,13 +14,17 @@ use crate::{
     RestoreRequest, RestoreStrategy, Timeline, restore, wrong_pages,
 };
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/format-1")
+fn golden(format: u16) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/goldens/format-{format}"))
 }
 
 #[test]
-fn the_golden_loading_set_of_format_1_still_loads() {
-    let snapshot = Snapshot::open(&golden()).unwrap();
+fn the_golden_loading_sets_of_older_formats_still_load() {
+    [1, 3].into_iter().for_each(check_golden);
+}
+
+fn check_golden(format: u16) {
+    let snapshot = Snapshot::open(&golden(format)).unwrap();
     let layout = GuestLayout::from_snapshot(&snapshot).unwrap();
     assert_eq!(layout.regions().len(), 2);
     let name = LoadingSet::file_name(RestoreStrategy::FaaSnap);
@@ -44,11 +48,11 @@ fn the_golden_loading_set_of_format_1_still_loads() {
     assert!(handle.finish(&mut timeline).failure.is_none());
 }
 
-/// Run by hand when a format changes: `cargo test -p restore -- --ignored write_golden`, after removing the old one.
+/// Run by hand before a format changes: `cargo test -p restore -- --ignored write_golden`.
 #[test]
 #[ignore = "writes into the source tree"]
 fn write_golden() {
-    let path = golden();
+    let path = golden(4);
     let region = |start, end, access| Region { range: range(start, end), backing: Backing::Memory, access };
     let layout =
         GuestLayout::new(PageCount(64), vec![region(0, 16, Access::Read), region(16, 60, Access::ReadWrite)])

@@ -12,18 +12,23 @@ use super::late::{Late, late, shuffled, touch};
 use super::sample::{Sample, page_content, range, set};
 use crate::huge_blocks::{self, HugeReader};
 use crate::loader::{Known, LoaderJob};
-use crate::loading_set::LoadingSet;
+use crate::loading_set::{Decoder, LoadingSet};
 use crate::{
-    FileUse, LoadFailure, LoadingSetRule, Recording, RestoreError, RestoreStrategy, Technique, Techniques,
+    Compression, FileUse, LoadFailure, LoadingSetRule, Recording, RestoreError, RestoreStrategy, Technique,
+    Techniques,
 };
 
 /// Of blocks 2 and 3 nearly all that is stored, of block 4 too little, and pages elsewhere.
 const SEEN: [(u64, u64); 4] = [(1000, 1400), (1500, 1600), (1610, 2300), (3100, 3110)];
 /// Zero pages of block 2.
 const FRESH: [(u64, u64); 1] = [(1420, 1440)];
-const HUGE: [(u64, u64); 1] = [(1024, 2048)];
+pub(super) const HUGE: [(u64, u64); 1] = [(1024, 2048)];
 
 fn recorded() -> Sample {
+    recorded_as(Compression::Never)
+}
+
+pub(super) fn recorded_as(compression: Compression) -> Sample {
     let sample = Sample::new();
     let recording = Recording {
         snapshot: sample.snapshot.id(),
@@ -38,11 +43,12 @@ fn recorded() -> Sample {
         fresh: set(&FRESH),
         files: PageSet::new(),
     };
-    recording.publish(&sample.snapshot, &sample.layout, &LoadingSetRule::default()).unwrap();
+    let rule = LoadingSetRule { compression, ..LoadingSetRule::default() };
+    recording.publish(&sample.snapshot, &sample.layout, &rule).unwrap();
     sample
 }
 
-fn open(sample: &Sample) -> LoadingSet {
+pub(super) fn open(sample: &Sample) -> LoadingSet {
     let name = LoadingSet::file_name(RestoreStrategy::FaaSnap);
     LoadingSet::open(&sample.snapshot, name, &sample.layout).unwrap()
 }
@@ -54,7 +60,7 @@ fn offset_of(sample: &Sample, page: u64) -> u64 {
     region.offset + (page - region.range.start.0) * PAGE_SIZE
 }
 
-fn damage(path: &std::path::Path, offset: u64) {
+pub(super) fn damage(path: &std::path::Path, offset: u64) {
     let file = File::options().read(true).write(true).open(path).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, offset).unwrap();
@@ -203,7 +209,7 @@ fn blocks_are_read_past_the_page_cache_into_huge_pages() {
     let job = job(&sample, None);
     let reader = HugeReader::new(job.file(), true);
     for huge in &job.huge {
-        assert_eq!(reader.read(&job, huge).unwrap(), Block::PAGES.bytes());
+        assert_eq!(reader.read(&job, huge, &mut Decoder::default()).unwrap(), Block::PAGES.bytes());
     }
     let all = set(&HUGE).count().bytes();
     if reader.direct_bytes() == 0 {
@@ -247,7 +253,7 @@ fn errors_of_the_disk_and_files_cut_short_are_passed_on() {
     let broken = job(&sample, Some(File::open("/proc/self/mem").unwrap()));
     for past_cache in [false, true] {
         let reader = HugeReader::new(broken.file(), past_cache);
-        match reader.read(&broken, &broken.huge[0]) {
+        match reader.read(&broken, &broken.huge[0], &mut Decoder::default()) {
             Err(LoadFailure::Read { is_recording: false, source, .. }) => {
                 assert_eq!(source.raw_os_error(), Some(5));
             }
@@ -257,7 +263,7 @@ fn errors_of_the_disk_and_files_cut_short_are_passed_on() {
     let job = job(&sample, None);
     let (reader, last) = (HugeReader::new(job.file(), true), *job.huge.last().unwrap());
     File::options().write(true).open(&job.set.path).unwrap().set_len(100 * PAGE_SIZE).unwrap();
-    match reader.read(&job, &last) {
+    match reader.read(&job, &last, &mut Decoder::default()) {
         Err(LoadFailure::Read { is_recording: true, source, .. }) => {
             assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof);
         }

@@ -9,8 +9,8 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::sample::{Sample, page_content, range, set};
 use crate::{
-    CostModel, FileUse, LoadingSet, LoadingSetRule, MergeRule, PageClasses, Phase, Record, Recording,
-    RecordingOptions, RestoreStrategy, RestoreWarning, Technique, Techniques, Timeline,
+    Compression, CostModel, FileUse, LoadingSet, LoadingSetRule, MergeRule, PageClasses, Phase, Record,
+    Recording, RecordingOptions, RestoreStrategy, RestoreWarning, Technique, Techniques, Timeline,
 };
 
 /// Pages that the "function" reads, writes, and touches though they are zero.
@@ -57,7 +57,8 @@ pub(super) fn record(sample: &Sample, strategy: RestoreStrategy, options: Record
 
 pub(super) fn record_and_publish(sample: &Sample, strategy: RestoreStrategy) -> Recording {
     let recording = record(sample, strategy, exact());
-    recording.publish(&sample.snapshot, &sample.layout, &LoadingSetRule::default()).unwrap();
+    let rule = LoadingSetRule { compression: Compression::Never, ..LoadingSetRule::default() };
+    recording.publish(&sample.snapshot, &sample.layout, &rule).unwrap();
     recording
 }
 
