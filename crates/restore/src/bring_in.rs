@@ -18,7 +18,7 @@ use crate::failure::{FailureHook, LoadFailure};
 use crate::fresh::Fresh;
 use crate::huge_blocks::{self, HugeReader};
 use crate::loader::{LoaderJob, Reading};
-use crate::loading_set::Decoder;
+use crate::loading_set::{CHUNK, Decoder};
 use crate::map_step::MapStep;
 use crate::mapper::{self, Sources};
 use crate::placement::FromFile;
@@ -137,10 +137,10 @@ impl BringIn {
 
     /// Reads blocks as wholes, one after the other, until none is left.
     fn load_huge(&self) -> Result<(), LoadFailure> {
-        let mut decoder = Decoder::default();
+        let (mut decoder, mut buffer) = (Decoder::default(), vec![0; CHUNK.bytes() as usize]);
         while let Some((number, unit)) = self.progress.take_huge() {
             if let Some(huge) = self.job.huge.get(number) {
-                let bytes = self.huge_reader.read(&self.job, huge, &mut decoder)?;
+                let bytes = self.huge_reader.read(&self.job, huge, (&mut decoder, &mut buffer))?;
                 self.outcome.huge_bytes.fetch_add(bytes, Ordering::Relaxed);
                 self.count(bytes);
             }

@@ -109,7 +109,12 @@ impl HugeReader {
     }
 
     /// Reads a block of `job` into its place and compares its checksums. Gives the bytes that it has.
-    pub fn read(&self, job: &LoaderJob, huge: &HugeBlock, decoder: &mut Decoder) -> Result<u64, LoadFailure> {
+    pub fn read(
+        &self,
+        job: &LoaderJob,
+        huge: &HugeBlock,
+        (decoder, buffer): (&mut Decoder, &mut [u8]),
+    ) -> Result<u64, LoadFailure> {
         let is_plain = huge.chunks().all(|number| job.compressed(number).is_none());
         if is_plain {
             self.read_pages(job, huge.block.pages(), huge.offset, huge.chunks())?;
@@ -123,7 +128,7 @@ impl HugeReader {
                 continue;
             };
             job.ask_compressed(held);
-            let decoded = job.decode(number, held, decoder)?;
+            let decoded = job.decode(number, held, (&mut *decoder, &mut *buffer))?;
             let written = job.memory().write_ready(range.start.address(), decoded);
             written.map_err(|source| LoadFailure::NotWritable { range, source })?;
         }

@@ -236,21 +236,28 @@ impl LoaderJob {
         unplaced(chunk, &self.placed)
     }
 
-    /// Reads a chunk that is compressed, compares its checksum, and decodes it.
+    /// Reads a chunk that is compressed, compares its checksum, and decodes it into `buffer`. Gives its bytes.
     pub fn decode<'a>(
         &self,
         number: usize,
         held: Compressed,
-        decoder: &'a mut Decoder,
+        (decoder, buffer): (&mut Decoder, &'a mut [u8]),
     ) -> Result<&'a [u8], LoadFailure> {
         let length = self.chunks.get(number).map_or(0, |chunk| pages_of(chunk)) * PAGE_SIZE;
+        let chunk = buffer.get_mut(..length as usize).unwrap_or_default();
         let (path, offset, is_recording) = (&self.set.path, held.offset, true);
-        let decoded = decoder
-            .read(self.set_file(), held, length as usize)
-            .map_err(|source| LoadFailure::Read { path: path.clone(), offset, is_recording, source })?;
+        let is_sound = decoder.read(self.set_file(), held, chunk).map_err(|source| LoadFailure::Read {
+            path: path.clone(),
+            offset,
+            is_recording,
+            source,
+        })?;
+        if !is_sound {
+            return Err(LoadFailure::Checksum { path: path.clone(), offset, is_recording });
+        }
         self.decoded.bytes.fetch_add(length, Ordering::Relaxed);
         self.decoded.compressed_bytes.fetch_add(held.length as u64, Ordering::Relaxed);
-        decoded.ok_or_else(|| LoadFailure::Checksum { path: path.clone(), offset, is_recording })
+        Ok(chunk)
     }
 
     /// Brings a chunk in by what is there compressed: copies what has a place, and reads the rest, so that it is in the page cache
@@ -262,16 +269,15 @@ impl LoaderJob {
         (decoder, buffer): (&mut Decoder, &mut [u8]),
     ) -> Result<u64, LoadFailure> {
         let Some(chunk) = self.chunks.get(number) else { return Ok(0) };
-        let decoded = self.decode(number, held, decoder)?;
+        let decoded = self.decode(number, held, (decoder, buffer))?;
         let mut at = 0;
         for piece in chunk {
             for part in unplaced(&[*piece], &self.placed) {
-                let length = part.range.count.bytes() as usize;
-                let bytes = buffer.get_mut(..length).unwrap_or_default();
-                let read = self.file().read_exact_at(bytes, part.offset);
+                let mut bytes = vec![0; part.range.count.bytes() as usize];
+                let read = self.file().read_exact_at(&mut bytes, part.offset);
                 read.map_err(|source| self.not_read(part.offset, source))?;
                 let from = at + (part.offset - piece.offset) as usize;
-                if decoded.get(from..from + length) != Some(bytes) {
+                if decoded.get(from..from + bytes.len()) != Some(&*bytes) {
                     return Err(self.wrong_checksum(part.offset));
                 }
             }

@@ -148,7 +148,7 @@ pub enum Technique {
 
 impl Technique {
     /// Every technique.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::PerRegionMapping,
         Self::LoadingSetFile,
         Self::Weighing,

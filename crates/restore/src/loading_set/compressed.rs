@@ -83,23 +83,19 @@ pub(crate) fn places(
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     stored: Vec<u8>,
-    decoded: Vec<u8>,
 }
 
 impl Decoder {
-    /// The `length` bytes that a chunk of `file` has when it is decoded; `None` when it is not what was written.
+    /// Fills `chunk` with the bytes that a chunk of `file` has when it is decoded; `false` when it is not what was written, or has
+    /// another length.
     ///
     /// # Errors
     /// What the disk says.
-    pub fn read(&mut self, file: &File, held: Compressed, length: usize) -> io::Result<Option<&[u8]>> {
+    pub fn read(&mut self, file: &File, held: Compressed, chunk: &mut [u8]) -> io::Result<bool> {
         self.stored.resize(held.length, 0);
         file.read_exact_at(&mut self.stored, held.offset)?;
-        if crc32c::crc32c(&self.stored) != held.checksum {
-            return Ok(None);
-        }
-        self.decoded.resize(length, 0);
-        let is_whole = decompress_into(&self.stored, &mut self.decoded).is_ok_and(|got| got == length);
-        Ok(is_whole.then_some(&*self.decoded))
+        let is_sound = crc32c::crc32c(&self.stored) == held.checksum;
+        Ok(is_sound && decompress_into(&self.stored, chunk).is_ok_and(|got| got == chunk.len()))
     }
 }
 
@@ -197,9 +193,11 @@ mod tests {
         let mut decoder = Decoder::default();
         for (chunk, place) in chunks.iter().zip(&places) {
             let Some(place) = *place else { continue };
-            assert_eq!(decoder.read(&file, place, chunk.len()).unwrap(), Some(&chunk[..]));
-            assert_eq!(decoder.read(&file, place, chunk.len() - 1).unwrap(), None, "too long");
-            assert_eq!(decoder.read(&file, place, chunk.len() + 1).unwrap(), None, "too short");
+            let mut decoded = vec![1; chunk.len() + 1];
+            let mut read = |length: usize| decoder.read(&file, place, &mut decoded[..length]).unwrap();
+            assert!(!read(chunk.len() - 1) && !read(chunk.len() + 1), "of another length");
+            assert!(read(chunk.len()));
+            assert_eq!(decoded[..chunk.len()], *chunk);
         }
         assert_eq!(places.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     }
@@ -233,10 +231,10 @@ mod tests {
             length in 0_usize..65_536,
         ) {
             let (file, held) = held(&stored);
-            let mut decoder = Decoder::default();
-            if let Some(decoded) = decoder.read(&file, held, length).unwrap() {
-                prop_assert_eq!(decoded.len(), length);
-            }
+            // Behind the chunk nothing changes.
+            let mut bytes = vec![0x5a; length + 64];
+            let _ = Decoder::default().read(&file, held, &mut bytes[..length]).unwrap();
+            prop_assert!(bytes[length..].iter().all(|byte| *byte == 0x5a));
         }
 
         #[test]
@@ -250,8 +248,9 @@ mod tests {
             let position = position.index(stored.len());
             stored[position] ^= 1 << bit;
             let (file, _) = self::held(&stored);
-            let mut decoder = Decoder::default();
-            prop_assert_eq!(decoder.read(&file, held, chunk.len()).unwrap(), None);
+            let mut decoded = vec![0x5a; chunk.len()];
+            prop_assert!(!Decoder::default().read(&file, held, &mut decoded).unwrap());
+            prop_assert!(decoded.iter().all(|byte| *byte == 0x5a));
         }
     }
 }

@@ -289,17 +289,20 @@ impl LoadingSet {
 
     /// Compares all data with the checksums, and what compressed chunks become. What can't be read is damaged.
     fn check_data(&self) -> bool {
-        let mut buffer = vec![0; CHUNK.bytes() as usize];
+        let (mut pages, mut decoded) = (vec![0; CHUNK.bytes() as usize], vec![0; CHUNK.bytes() as usize]);
         let mut decoder = Decoder::default();
         let mut numbered = chunks(&self.regions).into_iter().zip(&self.checksums).enumerate();
         numbered.all(|(number, (chunk, expected))| {
-            let length = bytes_of(&chunk);
-            let bytes = buffer.get_mut(..length as usize).unwrap_or_default();
+            let length = bytes_of(&chunk) as usize;
+            let (Some(pages), Some(decoded)) = (pages.get_mut(..length), decoded.get_mut(..length)) else {
+                return false;
+            };
             let offset = chunk.first().map_or(0, |piece| piece.offset);
-            let decoded = self.compressed(number).map(|held| decoder.read(&self.file, held, length as usize));
-            self.file.read_exact_at(bytes, offset).is_ok()
-                && crc32c::crc32c(bytes) == *expected
-                && decoded.is_none_or(|decoded| decoded.is_ok_and(|decoded| decoded == Some(&*bytes)))
+            let is_sound =
+                self.file.read_exact_at(pages, offset).is_ok() && crc32c::crc32c(pages) == *expected;
+            let is_same =
+                |held| decoder.read(&self.file, held, decoded).is_ok_and(|sound| sound) && pages == decoded;
+            is_sound && self.compressed(number).is_none_or(is_same)
         })
     }
 

@@ -10,9 +10,9 @@ use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 
 use super::late::{Late, late, shuffled, touch};
 use super::sample::{Sample, page_content, range, set};
-use crate::huge_blocks::{self, HugeReader};
+use crate::huge_blocks::{self, HugeBlock, HugeReader};
 use crate::loader::{Known, LoaderJob};
-use crate::loading_set::{Decoder, LoadingSet};
+use crate::loading_set::{CHUNK, Decoder, LoadingSet};
 use crate::{
     Compression, FileUse, LoadFailure, LoadingSetRule, Recording, RestoreError, RestoreStrategy, Technique,
     Techniques,
@@ -202,6 +202,10 @@ fn job(sample: &Sample, memory_file: Option<File>) -> LoaderJob {
     LoaderJob::new(memory, open(sample), memory_file, &known, Techniques::default())
 }
 
+fn read(reader: &HugeReader, job: &LoaderJob, huge: &HugeBlock) -> Result<u64, LoadFailure> {
+    reader.read(job, huge, (&mut Decoder::default(), &mut [0; CHUNK.bytes() as usize]))
+}
+
 #[test]
 fn blocks_are_read_past_the_page_cache_into_huge_pages() {
     let sample = recorded();
@@ -209,7 +213,7 @@ fn blocks_are_read_past_the_page_cache_into_huge_pages() {
     let job = job(&sample, None);
     let reader = HugeReader::new(job.file(), true);
     for huge in &job.huge {
-        assert_eq!(reader.read(&job, huge, &mut Decoder::default()).unwrap(), Block::PAGES.bytes());
+        assert_eq!(read(&reader, &job, huge).unwrap(), Block::PAGES.bytes());
     }
     let all = set(&HUGE).count().bytes();
     if reader.direct_bytes() == 0 {
@@ -253,7 +257,7 @@ fn errors_of_the_disk_and_files_cut_short_are_passed_on() {
     let broken = job(&sample, Some(File::open("/proc/self/mem").unwrap()));
     for past_cache in [false, true] {
         let reader = HugeReader::new(broken.file(), past_cache);
-        match reader.read(&broken, &broken.huge[0], &mut Decoder::default()) {
+        match read(&reader, &broken, &broken.huge[0]) {
             Err(LoadFailure::Read { is_recording: false, source, .. }) => {
                 assert_eq!(source.raw_os_error(), Some(5));
             }
@@ -263,7 +267,7 @@ fn errors_of_the_disk_and_files_cut_short_are_passed_on() {
     let job = job(&sample, None);
     let (reader, last) = (HugeReader::new(job.file(), true), *job.huge.last().unwrap());
     File::options().write(true).open(&job.set.path).unwrap().set_len(100 * PAGE_SIZE).unwrap();
-    match reader.read(&job, &last, &mut Decoder::default()) {
+    match read(&reader, &job, &last) {
         Err(LoadFailure::Read { is_recording: true, source, .. }) => {
             assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof);
         }
