@@ -85,7 +85,7 @@ def memory(name):
     for _ in range(120):
         time.sleep(1)
         lines = ((path, open(path, "rb").read()) for path in glob.glob("/proc/[0-9]*/cmdline") if os.path.exists(path))
-        process = next((path.split("/")[2] for path, line in lines if b"worker\0--guest\0linux" in line), None)
+        process = next((path.split("/")[2] for path, line in lines if b"worker\0--machine\0linux:" in line), None)
         if process:
             break
     if not process:
