@@ -41,6 +41,8 @@ impl Spares {
     /// Takes note that a worker with such a machine went on from the snapshot in `directory`.
     pub fn note_restore(&self, directory: &Path, machine: MachineKind) {
         self.recent.lock().note(directory, machine);
+        // There may be none for such a machine yet.
+        self.taken.notify_one();
     }
 
     /// A worker with such a machine: a spare one if there is one, else a new one. Waits for a process to be made in the latter

@@ -3,7 +3,8 @@
 //!
 //! What runs inside is carried in on a disk image, made from a folder ([`Staging`]) that has to have a root with a shell's
 //! libraries in it. What happens inside comes out on the serial port as it happens. Times there mean nothing: guest code runs
-//! some fifty times slower than on a processor, and exits cost more still.
+//! some twenty times slower than on a processor where it has run before, several times that where it is new to the emulator (which
+//! translates it, by physical address), and exits cost more still.
 //!
 //! Architecture invariant: knows nothing of functions or snapshots; what is carried in and what runs is its callers'.
 #![forbid(unsafe_code)]

@@ -18,8 +18,10 @@ use crate::report::Report;
 /// Modules of the emulated host: its disk, hardware KVM, network namespaces' devices.
 const MODULES: [&str; 4] = ["virtio_pci", "virtio_blk", "kvm-amd", "tun"];
 
-/// What the second disk gives at most: 320 reads and 20 MiB a second, a fiftieth of what a fast network volume does (an EBS gp3 at
-/// its limits: 16,000 and 1,000 MiB). By so much the processor is slower than a real one.
+/// What the second disk gives at most: 320 reads and 20 MiB a second. Python that has run before takes 18 times as long here as on the
+/// processor that this one is emulated on, so it stands for a volume of 5,800 reads and 360 MiB a second: between what an EBS gp3 has
+/// unless more is paid for (3,000 and 125 MiB) and what it has at most (16,000 and 1,000). With the former's share (167 and 7 MiB) an
+/// invocation that is recorded runs into the limits of functions, which go by the clock.
 pub const SLOW_DISK: &str = "throttling.iops-read=320,throttling.bps-read=20971520";
 
 /// The emulated processor. Five-level paging makes each walk of tables longer. With `erms` kernels copy and clear a byte at a

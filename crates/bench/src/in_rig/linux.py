@@ -46,7 +46,7 @@ def say(text):
 def run(*arguments):
     done = subprocess.run([FAASNAP, *arguments], stdout=subprocess.PIPE)
     if done.returncode != 0:
-        sys.exit(f"faasnap {' '.join(arguments)} ended with {done.returncode}")
+        sys.exit(f"faasnap {' '.join(arguments)} ended with {done.returncode}: {done.stdout.decode().strip()}")
     return done.stdout.decode()
 
 
