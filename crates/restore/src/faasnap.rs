@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::sync::Arc;
-use std::thread;
 
 use guest_memory::Arrivals;
 use pages::{PAGE_SIZE, PageRange, PageSet};
@@ -53,7 +52,7 @@ pub(crate) fn loaded(
         progress: Progress::new(draft.schedule, draft.arrivals),
         files,
         on_failure: request.on_failure.clone(),
-        one_processor: thread::available_parallelism().is_ok_and(|count| count.get() == 1),
+        one_processor: request.threads.has_one_processor(),
         outcome: Outcome::default(),
     };
     let work = Arc::new(work);

@@ -3,8 +3,8 @@
 //! wait for the address space's lock, and hold up the thread that maps.
 
 use std::io;
-use std::sync::mpsc;
-use std::thread::{Builder, JoinHandle};
+use std::sync::{OnceLock, mpsc};
+use std::thread::{self, Builder, JoinHandle};
 
 use jail::{Role, WaitingThread};
 use parking_lot::Mutex;
@@ -31,6 +31,7 @@ fn touched(bytes: usize) -> Vec<u8> {
 /// The threads of one restore. Those that are missing are started when they are needed.
 #[derive(Default)]
 pub struct ReadyThreads {
+    has_one_processor: OnceLock<bool>,
     planner: Mutex<Option<WaitingThread>>,
     loaders: Mutex<Vec<WaitingThread>>,
     buffer: Mutex<Option<Vec<u8>>>,
@@ -46,11 +47,20 @@ impl ReadyThreads {
         let loaders = [Self::loader()?, Self::loader()?];
         let planner = Some(started("planner", None)?);
         let buffer = Some(touched(CHUNK.bytes() as usize));
-        Ok(Self {
+        let threads = Self {
             planner: Mutex::new(planner),
             loaders: Mutex::new(loaders.into()),
             buffer: Mutex::new(buffer),
-        })
+            ..Self::default()
+        };
+        threads.has_one_processor();
+        Ok(threads)
+    }
+
+    /// Whether they, and the guest, have one processor between them. The host's files are asked once.
+    pub(crate) fn has_one_processor(&self) -> bool {
+        let asked = || thread::available_parallelism().is_ok_and(|count| count.get() == 1);
+        *self.has_one_processor.get_or_init(asked)
     }
 
     /// Memory for one chunk of a loading set; the first time it is the one that was touched ahead.
