@@ -289,6 +289,8 @@ pub(crate) struct LoaderReport {
 pub(crate) struct Loader {
     work: Arc<BringIn>,
     threads: Vec<JoinHandle<()>>,
+    /// Those for whole blocks that are still to be started.
+    huge_readers: usize,
 }
 
 impl std::fmt::Debug for Loader {
@@ -298,17 +300,25 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    /// Starts the threads that read.
+    /// Starts the threads that read; of those for whole blocks so many as keep the disk busy, since they take processors from what
+    /// comes before the guest.
     pub fn start(work: Arc<BringIn>, threads: &ReadyThreads) -> io::Result<Self> {
-        let huge_readers = huge_blocks::readers(&work.job);
+        let huge_readers = huge_blocks::readers(&work.job, threads.processors());
         work.outcome.readers.store(1 + huge_readers, Ordering::Release);
-        let mut loader = Self { work, threads: Vec::new() };
+        let mut loader = Self { work, threads: Vec::new(), huge_readers };
         let buffer = threads.buffer();
         loader.spawn(threads, |work| work.ended(work.load(buffer)))?;
-        for _ in 0..huge_readers {
-            loader.spawn(threads, |work| work.ended(work.load_huge()))?;
-        }
+        loader.start_huge_readers(threads, huge_blocks::FIRST_READERS)?;
         Ok(loader)
+    }
+
+    /// Starts as many as are still to be started of those that read whole blocks, at most `count`.
+    pub fn start_huge_readers(&mut self, threads: &ReadyThreads, count: usize) -> io::Result<()> {
+        for _ in 0..count.min(self.huge_readers) {
+            self.spawn(threads, |work| work.ended(work.load_huge()))?;
+            self.huge_readers -= 1;
+        }
+        Ok(())
     }
 
     /// Starts the thread that maps what comes in late.

@@ -52,7 +52,7 @@ pub(crate) fn loaded(
         progress: Progress::new(draft.schedule, draft.arrivals),
         files,
         on_failure: request.on_failure.clone(),
-        one_processor: request.threads.has_one_processor(),
+        one_processor: request.threads.processors() == 1,
         outcome: Outcome::default(),
     };
     let work = Arc::new(work);
@@ -61,6 +61,7 @@ pub(crate) fn loaded(
     // The disk works while the mappings are made.
     let mut loader = Loader::start(Arc::clone(&work), &request.threads).map_err(RestoreError::Thread)?;
     timeline.measure(Phase::Mapped, || work.map_first())?;
+    loader.start_huge_readers(&request.threads, usize::MAX).map_err(RestoreError::Thread)?;
     if work.progress.schedule().has_late_units() {
         loader.start_mapper(&request.threads).map_err(RestoreError::Thread)?;
     }

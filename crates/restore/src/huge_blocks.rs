@@ -7,11 +7,9 @@
 
 use std::fs::File;
 use std::io;
-use std::num::NonZero;
 use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 
 use guest_memory::{Advice, GuestMemory, MapError, Protection, Source};
 use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
@@ -25,15 +23,16 @@ use crate::loading_set::{CHUNK, Decoder, LoadingSet, Piece};
 
 /// How many threads read: enough for the disk to be busy while some of them wait for a processor, clear memory or compare checksums.
 const READERS: usize = 8;
+/// How many of them begin before what the guest needs first is mapped.
+pub(crate) const FIRST_READERS: usize = 2;
 /// Bytes that are compared with their checksum at once: they stay in the processor's first cache.
 const COMPARED_AT_ONCE: usize = 16 << 10;
 
 /// How many threads read the blocks of `job`. What is decoded costs a processor, not the disk: more of them than there are
-/// would only take turns with the guest's own start.
-pub(crate) fn readers(job: &LoaderJob) -> usize {
+/// `processors` would only take turns with the guest's own start.
+pub(crate) fn readers(job: &LoaderJob, processors: usize) -> usize {
     let is_decoded = |huge: &&HugeBlock| huge.chunks().all(|number| job.compressed(number).is_some());
     let decoded = job.huge.iter().filter(is_decoded).count();
-    let processors = thread::available_parallelism().map_or(1, NonZero::get);
     (job.huge.len() - decoded + decoded.min(processors)).min(READERS)
 }
 

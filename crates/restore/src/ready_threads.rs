@@ -3,6 +3,7 @@
 //! wait for the address space's lock, and hold up the thread that maps.
 
 use std::io;
+use std::num::NonZero;
 use std::sync::{OnceLock, mpsc};
 use std::thread::{self, Builder, JoinHandle};
 
@@ -31,7 +32,7 @@ fn touched(bytes: usize) -> Vec<u8> {
 /// The threads of one restore. Those that are missing are started when they are needed.
 #[derive(Default)]
 pub struct ReadyThreads {
-    has_one_processor: OnceLock<bool>,
+    processors: OnceLock<usize>,
     planner: Mutex<Option<WaitingThread>>,
     loaders: Mutex<Vec<WaitingThread>>,
     buffer: Mutex<Option<Vec<u8>>>,
@@ -53,14 +54,14 @@ impl ReadyThreads {
             buffer: Mutex::new(buffer),
             ..Self::default()
         };
-        threads.has_one_processor();
+        threads.processors();
         Ok(threads)
     }
 
-    /// Whether they, and the guest, have one processor between them. The host's files are asked once.
-    pub(crate) fn has_one_processor(&self) -> bool {
-        let asked = || thread::available_parallelism().is_ok_and(|count| count.get() == 1);
-        *self.has_one_processor.get_or_init(asked)
+    /// How many processors they and the guest have between them. The host's files are asked once.
+    pub(crate) fn processors(&self) -> usize {
+        let asked = || thread::available_parallelism().map_or(usize::MAX, NonZero::get);
+        *self.processors.get_or_init(asked)
     }
 
     /// Memory for one chunk of a loading set; the first time it is the one that was touched ahead.
