@@ -28,8 +28,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jail::{Access, Launched, Program};
-use pages::PageSet;
-use restore::{Phase, Timeline};
+use restore::{Phase, ReadyPages, Timeline};
 use store::{KernelSource, OpenFunction};
 use worker_protocol::{
     Answer, Attached, Booted, FromWorker, Invoke, Learned, LogStream, MachineKind, NodeChannel, Received,
@@ -142,8 +141,9 @@ impl SpareWorker {
     ///
     /// # Errors
     /// [`WorkerError::Channel`] when the worker is gone.
-    pub fn make_memory_ready(&mut self, pages: PageSet) -> Result<(), WorkerError> {
-        let message = ToWorker::MakeMemoryReady { pages: pages.into() };
+    pub fn make_memory_ready(&mut self, ready: ReadyPages) -> Result<(), WorkerError> {
+        let ReadyPages { pages, writable } = ready;
+        let message = ToWorker::MakeMemoryReady { pages: pages.into(), writable: writable.into() };
         Ok(self.channel.sender.send(&message, Attached::default())?)
     }
 
@@ -151,9 +151,9 @@ impl SpareWorker {
     ///
     /// # Errors
     /// As [`Self::wait_ready`].
-    pub fn wait_memory_ready(&mut self, pages: PageSet) -> Result<(), WorkerError> {
+    pub fn wait_memory_ready(&mut self, ready: ReadyPages) -> Result<(), WorkerError> {
         self.wait_ready()?;
-        self.make_memory_ready(pages)?;
+        self.make_memory_ready(ready)?;
         match self.channel.receiver.receive_within(GRACE)?.map(|received| received.message) {
             Some(FromWorker::MemoryReady) => Ok(()),
             Some(FromWorker::Failed(failure)) => Err(WorkerError::Failed(failure)),

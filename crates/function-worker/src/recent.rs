@@ -2,8 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pages::PageSet;
-use restore::{LoadingSet, ReadyRule};
+use restore::{ReadyPages, ReadyRule};
 use store::{Store, StoreError};
 use worker_protocol::MachineKind;
 
@@ -81,11 +80,12 @@ impl RecentRestores {
 
     /// The pages that a spare worker with such a machine should make ready. Reads the recordings as they are now; a snapshot without
     /// one counts nothing, so without any there are no pages.
-    pub fn likely_pages(&self, machine: MachineKind) -> PageSet {
+    pub fn likely_pages(&self, machine: MachineKind) -> ReadyPages {
         let like_it = self.snapshots.iter().filter(|one| one.machine == machine);
-        let known = |one: &Restored| Some((one.weight, LoadingSet::known_pages(&one.path).ok()?));
-        let known: Vec<(f64, PageSet)> = like_it.filter_map(known).collect();
-        ReadyRule::default().pages(known.iter().map(|(weight, pages)| (*weight, pages)))
+        let grows = machine == MachineKind::Process;
+        let likely = |one: &Restored| Some((one.weight, ReadyPages::of_snapshot(&one.path, grows)?));
+        let likely: Vec<(f64, ReadyPages)> = like_it.filter_map(likely).collect();
+        ReadyRule::default().choose(&likely)
     }
 }
 
@@ -114,7 +114,7 @@ mod tests {
     fn a_snapshot_without_a_recording_makes_nothing_ready() {
         let mut recent = RecentRestores::default();
         recent.note(Path::new("/nowhere"), MachineKind::Process);
-        assert!(recent.likely_pages(MachineKind::Process).is_empty());
+        assert_eq!(recent.likely_pages(MachineKind::Process), ReadyPages::default());
     }
 
     #[test]

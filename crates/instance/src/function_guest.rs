@@ -16,7 +16,7 @@ use process_kernel::ipc::{Ipc, LogSink, LogStream};
 use process_kernel::mm::MemoryImage;
 use process_kernel::net::Network;
 use process_kernel::task::{ExitStatus, Identity, PauseError, Process};
-use restore::{ExitCounts, LateBlocks, Phase, ReadyThreads, RestoreError, Timeline, WaitCounts};
+use restore::{ExitCounts, LateBlocks, Phase, ReadyPages, ReadyThreads, RestoreError, Timeline, WaitCounts};
 use runtime_api::{Config, Credentials, DeliverError, Event, Invocation, ReleasedRuntime, ResumeError};
 use rustix::io::Errno;
 use snapshot::{MachineIdentity, Snapshot};
@@ -168,8 +168,8 @@ impl ReadyMachine {
     }
 
     /// Says which memory is to be made ready ahead; see [`ProcessGuest::want_memory_ready`].
-    pub fn want_memory_ready(&mut self, pages: &PageSet) {
-        self.guest.want_memory_ready(pages);
+    pub fn want_memory_ready(&mut self, pages: &PageSet, writable: &PageSet) {
+        self.guest.want_memory_ready(pages, writable);
     }
 
     /// Makes more of it ready; `false` when all is, or no more can be had: a request does without then.
@@ -233,7 +233,9 @@ impl ReadyMachine {
         timeline.measure(Phase::SlotsSet, || guest.make_ready(0, layout.page_count()))?;
         let arrivals = Arc::new(saved.guest.late_blocks());
         let late = LateBlocks { arrivals: arrivals.clone(), first: saved.guest.first_blocks() };
-        let (memory, ready) = (guest.memory().clone(), guest.ready_memory().clone());
+        let ready =
+            ReadyPages { pages: guest.ready_memory().clone(), writable: guest.ready_writable().clone() };
+        let (memory, ready) = (guest.memory().clone(), ready);
         let behind = Behind { memory, ready, late: Some(late), threads: threads.clone() };
         // The guest's objects are made again, files opened among them, while another thread plans.
         let planning = {

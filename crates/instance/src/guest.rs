@@ -44,9 +44,10 @@ impl Ready {
     }
 
     /// Says which memory is to be made ready ahead.
-    pub fn want_memory_ready(&mut self, pages: &PageSet) {
+    pub fn want_memory_ready(&mut self, pages: &PageSet, writable: &PageSet) {
         match self {
-            Self::Process(machine) => machine.want_memory_ready(pages),
+            Self::Process(machine) => machine.want_memory_ready(pages, writable),
+            // It may write all of its memory.
             Self::Linux(machine) => machine.want_memory_ready(pages),
         }
     }

@@ -21,7 +21,7 @@ use pages::PageSet;
 use parking_lot::{Condvar, Mutex};
 use process_kernel::ipc::LogStream;
 use process_kernel::task::ExitStatus;
-use restore::{Phase, ReadyThreads, RestoreError, Timeline};
+use restore::{Phase, ReadyPages, ReadyThreads, RestoreError, Timeline};
 use runtime_api::{Config, Credentials, Invocation, ReleasedRuntime};
 use snapshot::{MachineIdentity, Snapshot};
 use worker_protocol::FailureKind;
@@ -188,7 +188,7 @@ impl ReadyLinux {
         let Opened { snapshot, layout, saved } =
             timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedVm>(directory, &host))?;
         let scratch = config.saved_scratch(&snapshot)?;
-        let ready_memory = machine.ready_memory().clone();
+        let ready_memory = ReadyPages { pages: machine.ready_memory().clone(), ..ReadyPages::default() };
         let ready = machine.fit(config.fittings(&scratch)?);
         let victim = Victim::default();
         let memory = ready.memory().clone();

@@ -7,8 +7,8 @@ use guest_memory::GuestMemory;
 use pages::PageSet;
 use parking_lot::Mutex;
 use restore::{
-    Foreseen, GuestLayout, LateBlocks, LoadingSetProblem, ReadyThreads, Record, RestoreError, RestoreHandle,
-    RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
+    Foreseen, GuestLayout, LateBlocks, LoadingSetProblem, ReadyPages, ReadyThreads, Record, RestoreError,
+    RestoreHandle, RestoreRequest, RestoreStrategy, RestoreWarning, Techniques, Timeline, Verified,
 };
 use serde_bytes::ByteBuf;
 use snapshot::Snapshot;
@@ -66,7 +66,7 @@ pub(crate) struct Behind {
     pub memory: Arc<GuestMemory>,
     /// The memory that was made ready ahead. Of a process guest the host's mappings need not forbid what its own page tables do;
     /// a linux guest may write all of its memory.
-    pub ready: PageSet,
+    pub ready: ReadyPages,
     /// What of memory may come in while the guest runs.
     pub late: Option<LateBlocks>,
     /// The restore's threads.
@@ -99,7 +99,8 @@ impl Behind {
             Wish::Again => Record::Always(Default::default()),
         };
         request.tables_forbid_writes = true;
-        request.ready = self.ready.clone();
+        request.ready = self.ready.pages.clone();
+        request.ready_writable = self.ready.writable.clone();
         // A guest that can't wait for single blocks waits for the disk with all of them.
         request.techniques.huge_blocks &= self.late.is_some();
         request.late = self.late.clone();

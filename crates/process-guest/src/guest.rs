@@ -246,10 +246,10 @@ impl ProcessGuest {
         Ok(())
     }
 
-    /// Says which pages [`Self::make_memory_ready`] is to make ready: those that the next guest is likely to touch. What can't be
-    /// is left out.
-    pub fn want_memory_ready(&mut self, pages: &PageSet) {
-        self.ready.want(pages);
+    /// Says which pages [`Self::make_memory_ready`] is to make ready: those that the next guest is likely to touch, and which of
+    /// them it may write by its own tables. What can't be is left out.
+    pub fn want_memory_ready(&mut self, pages: &PageSet, writable: &PageSet) {
+        self.ready.want(pages, writable);
     }
 
     /// Makes another block's part of them ready ahead, and a vCPU if there is none to spare; `false` when there is no more.
@@ -268,6 +268,11 @@ impl ProcessGuest {
     /// The memory that is ready: populated, writable, zero.
     pub fn ready_memory(&self) -> &PageSet {
         self.ready.pages()
+    }
+
+    /// Those of its pages that shadow tables let a guest write whose own tables forbid it: nothing of such a guest may stay there.
+    pub fn ready_writable(&self) -> &PageSet {
+        self.ready.writable()
     }
 
     /// Gives it back, for a guest that has no use for it.

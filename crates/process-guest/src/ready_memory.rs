@@ -8,9 +8,9 @@
 //! - those of a block with a table of its own belong to that table, whose page follows from the block's number.
 //!
 //! So a guest whose tables map these blocks finds them, as long as the host leaves the pages where they are: it has one fault
-//! for a block, where it had one for each eight pages at best. The tables made here let pages be read, not written; a
-//! guest's own may permit more, which costs a fault at the first write to the page. On hardware KVM what is made ahead are the second-level
-//! page tables.
+//! for a block, where it had one for each eight pages at best. The tables made here let pages be written that the driver says a guest
+//! may write, others be read: a guest's own may permit more, which costs a fault at the first write to the page; they must not permit less,
+//! since a shadow page that is there is used. On hardware KVM what is made ahead are the second-level page tables.
 //!
 //! Everything else stays reserved: what a restore maps there replaces no memory, which costs it least.
 
@@ -68,6 +68,8 @@ const TOUCH: [u8; 24] = [
 #[derive(Debug, Default)]
 pub(crate) struct ReadyMemory {
     ready: PageSet,
+    /// Pages, ready or wanted, that tables by pages let be written.
+    writable: PageSet,
     /// Block by block; each has some.
     wanted: VecDeque<(Block, PageSet)>,
     /// Whether the tables are there.
@@ -80,9 +82,15 @@ impl ReadyMemory {
         &self.ready
     }
 
-    /// Lets `pages` be made ready, block by block. Those that can't be are left out.
-    pub fn want(&mut self, pages: &PageSet) {
+    /// Those of them that tables by pages let be written.
+    pub fn writable(&self) -> &PageSet {
+        &self.writable
+    }
+
+    /// Lets `pages` be made ready, block by block, those of `writable` to be written. Those that can't be are left out.
+    pub fn want(&mut self, pages: &PageSet, writable: &PageSet) {
         let pages = pages.difference(&self.ready);
+        self.writable = self.writable.intersection(&self.ready).union(&writable.intersection(&pages));
         let within = |block: Block| (block, pages.within(block.pages()).collect::<PageSet>());
         self.wanted = BLOCKS.map(Block).map(within).filter(|(_, pages)| !pages.is_empty()).collect();
     }
@@ -110,7 +118,8 @@ impl ReadyMemory {
             let _ = memory.advise(run.intersection(half), Advice::NoHugePage);
             memory.advise(*run, Advice::PopulateWrite).map_err(GuestError::ReadyMemory)?;
         }
-        let entries = block.pages().iter().map(|page| page.address().0 | READ);
+        let flags = |page| if self.writable.contains(page) { WRITE } else { READ };
+        let entries = block.pages().iter().map(|page| page.address().0 | flags(page));
         write_words(memory, table, entries)?;
         write_entry(memory, BY_PAGES, block.0, table.address().0 | WRITE)?;
         write_entry(memory, WHOLE, block.0, block.first().address().0 | WRITE | LARGE)?;
@@ -130,6 +139,7 @@ impl ReadyMemory {
     /// Gives all of it back.
     pub fn give_up(&mut self, memory: &GuestMemory) -> Result<(), GuestError> {
         self.wanted.clear();
+        self.writable = PageSet::new();
         let ready = std::mem::take(&mut self.ready);
         ready.runs().iter().try_for_each(|run| memory.release(*run)).map_err(GuestError::ReadyMemory)
     }

@@ -16,24 +16,44 @@ use process_kernel::task::{ExitStatus, Process};
 
 use transplanted::{collect_log, mounts, start, wait_for};
 
-/// Copies the image page by page: what the restore crate does by mapping.
+/// Copies the image page by page: what the restore crate does by mapping, but for pages of `new` that are ready and may stay.
 fn copy_memory(
     from: &GuestMemory,
-    to: &GuestMemory,
+    new: &ProcessGuest,
     image: &MemoryImage,
     files: &[std::os::fd::BorrowedFd<'_>],
     writable: bool,
 ) {
-    for region in &image.regions {
-        let source = match region.source {
-            ImageSource::Memory => Source::Anonymous,
-            ImageSource::File { file, offset, .. } => {
-                Source::PrivateFile { file: files[file as usize], offset }
-            }
-        };
-        to.map(region.range, source, Protection::ReadWrite).unwrap();
-    }
+    let to = new.memory();
     let mut page = vec![0; PAGE_SIZE as usize];
+    let mut kept = PageSet::new();
+    for region in &image.regions {
+        let stays = match region.protection {
+            Protection::ReadWrite => new.ready_memory().clone(),
+            // What the program may only read stays where its own tables alone forbid the writes.
+            Protection::Read if writable => new.ready_memory().difference(new.ready_writable()),
+            _ => PageSet::new(),
+        };
+        for run in stays.gaps(region.range) {
+            let source = match region.source {
+                ImageSource::Memory => Source::Anonymous,
+                ImageSource::File { file, offset, .. } => Source::PrivateFile {
+                    file: files[file as usize],
+                    offset: offset + (run.start.0 - region.range.start.0) * PAGE_SIZE,
+                },
+            };
+            to.map(run, source, Protection::ReadWrite).unwrap();
+        }
+        for index in stays.within(region.range).flat_map(PageRange::iter) {
+            if let ImageSource::File { file, offset, .. } = region.source {
+                let at = offset + (index.0 - region.range.start.0) * PAGE_SIZE;
+                page.fill(0);
+                rustix::io::pread(files[file as usize], &mut page, at).unwrap();
+                to.write(index.address(), &page).unwrap();
+            }
+            kept.insert(PageRange::new(index, PageCount(1)));
+        }
+    }
     for run in &image.candidates {
         for index in run.iter() {
             if from.read(index.address(), &mut page).is_ok() {
@@ -46,6 +66,12 @@ fn copy_memory(
             to.protect(region.range, region.protection).unwrap();
         }
     }
+    let all = PageRange::between(PageIndex(0), PageIndex(image.page_count.0));
+    new.ready_memory().difference(&kept).within(all).for_each(|run| {
+        if image.regions.iter().all(|region| region.range.intersection(run).is_empty()) {
+            to.release(run).unwrap();
+        }
+    });
 }
 
 /// Pauses, saves, ends the old guest and goes on in a new one.
@@ -69,7 +95,7 @@ fn transplant_into(
     new.make_ready(1, PageCount(image.page_count.0)).unwrap();
     let mut revival = new.revive(saved, &mounts(), &open_by_path).unwrap();
     let files = revival.mapped_files().descriptors().unwrap();
-    copy_memory(old.memory(), new.memory(), &image, &files, writable);
+    copy_memory(old.memory(), &new, &image, &files, writable);
     let past = PageRange::between(PageIndex(image.page_count.0), PageSet::LIMIT);
     revival.expect_growth(new.ready_memory().within(past).collect());
     process.exit(ExitStatus::Code(0));
@@ -194,15 +220,18 @@ print('wrote', flush=True)
     let (process, log) = start(&guest, &["/usr/bin/python3", "-c", SCRIPT]);
     wait_for(&log, "ready");
     let mut new = ProcessGuest::new(&kvm).unwrap();
-    // As a spare worker does: what was made ahead must not outlive what it was made for.
+    // As a spare worker does: what was made ahead must not outlive what it was made for, nor permit what the guest's tables forbid.
     // Whole blocks, pages here and there, and what no guest can have ready.
     let range = |start, count| PageRange::new(PageIndex(start), PageCount(count));
-    let scattered = (4000..9000).step_by(7).map(|page| range(page, 3));
-    let wanted: PageSet =
-        [range(0, 1), range(1024, 1500), range(1 << 20, 8)].into_iter().chain(scattered).collect();
-    new.want_memory_ready(&wanted);
+    let wanted: PageSet = [range(0, 1), range(1024, 12_000), range(1 << 20, 8)].into_iter().collect();
+    process.pause(Duration::from_secs(10)).unwrap();
+    let (_, image) = guest.save(&process).unwrap();
+    process.resume();
+    let may_write = image.regions.iter().filter(|region| region.protection == Protection::ReadWrite);
+    new.want_memory_ready(&wanted, &may_write.map(|region| region.range).collect());
     while new.make_memory_ready().unwrap() {}
     assert_eq!(*new.ready_memory(), wanted.within(range(1024, 1 << 18)).collect::<PageSet>());
+    assert!(!new.ready_writable().is_empty());
     let (_new, process, after) = transplant_into(new, guest, process, true);
     let status = process.wait_ended(Some(Duration::from_secs(60)));
     let log = after.lock().unwrap().clone();
@@ -274,7 +303,7 @@ fn memory_made_ready_for_new_blocks_is_as_if_it_were_mapped() {
         // Of most blocks all, of others some pages.
         let range = |start, count| PageRange::new(PageIndex(start), PageCount(count));
         let wanted = (2..40).map(|block| range(block * 512, if block % 5 == 0 { 150 } else { 512 }));
-        new.want_memory_ready(&wanted.collect());
+        new.want_memory_ready(&wanted.collect(), &PageSet::new());
         while new.make_memory_ready().unwrap() {}
         let (new, process, log) = transplant_into(new, guest, process, false);
         wait_for(&log, "grown");

@@ -82,6 +82,8 @@ pub struct RestoreRequest<'a> {
     pub tables_forbid_writes: bool,
     /// Anonymous memory, writable, populated and zero, that is there already; it may reach past the layout's end.
     pub ready: PageSet,
+    /// Those of them whose shadow tables let the guest write, whatever its own tables say.
+    pub ready_writable: PageSet,
     /// Which blocks may come in while the guest runs; without this everything is mapped before it does.
     pub late: Option<LateBlocks>,
     /// Its threads, as far as they were started before.
@@ -110,6 +112,7 @@ impl<'a> RestoreRequest<'a> {
             record: Record::No,
             tables_forbid_writes: false,
             ready: PageSet::new(),
+            ready_writable: PageSet::new(),
             late: None,
             threads: Arc::default(),
             on_failure: None,

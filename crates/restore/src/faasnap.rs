@@ -21,6 +21,7 @@ use crate::loading_set::{LoadingSet, PlacedRegion};
 use crate::placement::Placement;
 use crate::plan::{PlacedRun, RestorePlan};
 use crate::progress::Progress;
+use crate::ready::{ReadyPages, likely_growth};
 use crate::schedule::{Late, Schedule, Unit};
 use crate::sole_reader::SoleReader;
 use crate::strategy::{FileUse, Techniques};
@@ -119,14 +120,15 @@ pub(crate) fn draft(request: &RestoreRequest<'_>, set: LoadingSet) -> Result<Dra
         true => huge_pages(&set, &layout),
         false => PageSet::new(),
     };
-    let mut placement = match techniques.private_reads && techniques.ready_memory {
-        true => Placement::new(&request.ready.difference(&huge), &layout, stored, &set),
-        false => Placement::default(),
-    };
-    placement.huge = huge;
-    if techniques.private_reads && techniques.ready_memory && techniques.growth_ahead {
-        placement.growth = request.layout.in_free_blocks(&set.fresh().intersection(&request.ready));
+    let mut placement = Placement::default();
+    if techniques.private_reads && techniques.ready_memory {
+        let ready = ReadyPages { pages: request.ready.clone(), writable: request.ready_writable.clone() };
+        placement = Placement::new(&ready.usable(request.layout).difference(&huge), &layout, stored, &set);
+        if techniques.growth_ahead {
+            placement.growth = likely_growth(set.fresh(), request.layout).intersection(&ready.pages);
+        }
     }
+    placement.huge = huge;
     let loading_set = set.pages();
     let unplaced = loading_set.difference(&placement.pages).difference(&placement.huge);
     let source = source(request.snapshot, &set, &unplaced, techniques.loading_set_file)?;

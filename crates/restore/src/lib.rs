@@ -56,7 +56,7 @@ pub use map_step::MapStep;
 pub use page_cache::drop_cached;
 pub use picture::MemoryPicture;
 pub use plan::RestorePlan;
-pub use ready::ReadyRule;
+pub use ready::{ReadyPages, ReadyRule};
 pub use ready_threads::{Planning, ReadyThreads};
 pub use recorder::RecordError;
 pub use recording::{PageClasses, Recording, RecordingError, RecordingOptions};

@@ -15,7 +15,7 @@ use crate::loading_set::LoadingSet;
 pub(crate) const BRIDGE: PageCount = PageCount(8);
 
 /// The pages `files` of the guest's files, and those between them in the same region.
-fn with_bridges(files: &PageSet, layout: &GuestLayout) -> PageSet {
+pub(crate) fn with_bridges(files: &PageSet, layout: &GuestLayout) -> PageSet {
     let of_files = layout.regions().iter().filter(|region| matches!(region.backing, Backing::File { .. }));
     let bridged = |region: &Region| files.within(region.range).collect::<PageSet>().bridged(BRIDGE);
     of_files.flat_map(|region| bridged(region).runs().to_vec()).collect::<PageSet>().union(files)

@@ -4,7 +4,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// Version of the messages and of their framing. Raised with every change to either.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// Largest message in bytes: the largest event or response (6 MiB and 100 bytes), with room for what surrounds it.
 pub const MAX_FRAME: usize = 8 * 1024 * 1024;

@@ -2,8 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use function_worker::{RecentRestores, RestoreOptions, Role, SpareWorker, machine_kind};
-use pages::PageSet;
-use restore::{ExitCounts, Phase, RestoreStrategy, Timeline};
+use restore::{ExitCounts, Phase, ReadyPages, RestoreStrategy, Timeline};
 use serde::Serialize;
 use store::{OpenFunction, SnapshotEntry, Store};
 use uuid::Uuid;
@@ -93,7 +92,7 @@ fn once(
     options: &RestoreOptions,
     role: &Role,
     payload: &[u8],
-    likely_pages: PageSet,
+    likely_pages: ReadyPages,
 ) -> Result<Timeline> {
     if arguments.drop_cache {
         let cached =

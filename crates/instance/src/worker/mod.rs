@@ -222,7 +222,7 @@ impl Worker {
         let done = match message {
             ToWorker::Configure(configuration) => self.configure(*configuration, &mut descriptors),
             ToWorker::Boot { kernel } => self.boot(kernel, &mut descriptors),
-            ToWorker::MakeMemoryReady { pages } => self.want_memory_ready(pages),
+            ToWorker::MakeMemoryReady { pages, writable } => self.want_memory_ready(pages, writable),
             ToWorker::Restore(request) => self.restore(request, &mut descriptors),
             ToWorker::Invoke(invoke) => self.invoke(*invoke),
             ToWorker::Snapshot { into } => match descriptors.take(into) {
@@ -269,16 +269,23 @@ impl Worker {
         Ok(())
     }
 
-    fn want_memory_ready(&mut self, pages: Vec<(u64, u64)>) -> Result<(), Refused> {
-        let pages = PageSet::try_from(pages)
-            .map_err(|_| Refused::Request("the pages to make ready are no ascending runs".to_owned()))?;
+    fn want_memory_ready(
+        &mut self,
+        pages: Vec<(u64, u64)>,
+        writable: Vec<(u64, u64)>,
+    ) -> Result<(), Refused> {
+        let set = |runs: Vec<(u64, u64)>| {
+            PageSet::try_from(runs)
+                .map_err(|_| Refused::Request("the pages to make ready are no ascending runs".to_owned()))
+        };
+        let (pages, writable) = (set(pages)?, set(writable)?);
         if pages.count().0 > MOST_READY_PAGES {
             let text = format!("{} pages to make ready are more than {MOST_READY_PAGES}", pages.count().0);
             return Err(Refused::Request(text));
         }
         // Without a machine there is a function already.
         if let Some(machine) = self.machine.as_mut().filter(|_| self.configured.is_none()) {
-            machine.want_memory_ready(&pages);
+            machine.want_memory_ready(&pages, &writable);
             self.makes_memory_ready = true;
         }
         Ok(())

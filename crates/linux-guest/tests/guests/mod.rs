@@ -16,7 +16,7 @@ use linux_guest::{
 use machine::Kvm;
 use pages::{GuestPhysical, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use restore::{
-    Access, Backing, GuestLayout, LoadingSet, LoadingSetRule, Record, Region, RestoreHandle, RestoreRequest,
+    Access, Backing, GuestLayout, LoadingSetRule, ReadyPages, Record, Region, RestoreHandle, RestoreRequest,
     RestoreStrategy, Timeline,
 };
 use snapshot::{MachineIdentity, SectionKind, Snapshot, SnapshotBuilder};
@@ -185,7 +185,7 @@ impl Saved {
     /// The same by FaaSnap's recording, in a machine that made all memory that this knows ready ahead; says how many pages of it
     /// got their content there.
     pub fn restore_in_ready_memory(&self, kvm: &Kvm) -> (Restored, u64) {
-        let known = LoadingSet::known_pages(&self.folder).unwrap();
+        let known = ReadyPages::of_snapshot(&self.folder, false).unwrap().pages;
         let (ready, pages) = with_memory_ready(kvm, hardware(), &known);
         assert_eq!(known.difference(&pages).difference(&first_mib()).count().0, 0);
         let restored = self.restore_into(ready, &pages, RestoreStrategy::FaaSnap, Record::No);

@@ -25,7 +25,6 @@ use crate::loading_set::compressed::{Compressed, CompressedBytes, Decoder, Kept,
 use crate::loading_set::costs::CostModel;
 use crate::loading_set::disk::DiskProfile;
 use crate::loading_set::rule::LoadingRegion;
-use crate::placement::BRIDGE;
 use crate::recording::{Recording, memory_pages};
 use crate::strategy::RestoreStrategy;
 
@@ -131,21 +130,6 @@ impl LoadingSet {
     /// The regions in the order of loading.
     pub fn regions(&self) -> &[PlacedRegion] {
         &self.regions
-    }
-
-    /// The pages that a restore of the snapshot in `directory` by the FaaSnap strategy knows: those of the loading set, and those
-    /// that get memory beside it. Reads the table only; whether it is that snapshot's is not asked.
-    ///
-    /// # Errors
-    /// [`LoadingSetProblem`] saying why it can't be told.
-    pub fn known_pages(directory: &Path) -> Result<PageSet, LoadingSetProblem> {
-        let (file, length) = open(&directory.join(Self::file_name(RestoreStrategy::FaaSnap)))?;
-        let (Table { first, files, whole_blocks, .. }, _) = read_table(&file, length)?;
-        let loading: PageSet = first.regions.iter().map(|region| region.range).collect();
-        // What a restore reads with them ([`crate::placement`]): its layout is not known here, but mostly they lie in one region.
-        let known = loading.union(&first.fresh).union(&files.bridged(BRIDGE));
-        // Whole blocks get memory in one piece ([`crate::huge_blocks`]).
-        Ok(known.difference(&whole_blocks))
     }
 
     /// The recording that this set was made from, as far as the set keeps it: pages between merged regions count as seen.

@@ -9,7 +9,7 @@ use super::recorded::record_and_publish;
 use super::sample::{PAGES, Sample, range, set};
 use crate::layout::READY_END;
 use crate::{
-    LoadingSet, LoadingSetRule, Recording, RestoreRequest, RestoreStrategy, Technique, Timeline, restore,
+    LoadingSetRule, ReadyPages, Recording, RestoreRequest, RestoreStrategy, Technique, Timeline, restore,
 };
 
 /// What was ready, and of it what is still accessible, when the guest is known to have grown by `GROWN`.
@@ -58,9 +58,14 @@ fn what_a_recorded_invocation_grew_into_is_left_ready_and_nothing_else() {
     let decoded = Recording::decode(&bytes, &sample.snapshot, RestoreStrategy::FaaSnap).unwrap();
     assert_eq!(decoded, recording);
     decoded.publish(&sample.snapshot, &sample.layout, &LoadingSetRule::default()).unwrap();
-    let known = LoadingSet::known_pages(sample.snapshot.directory()).unwrap();
-    assert!(set(&GROWN).within(range(PAGES, PAGES + 1024)).all(|run| known.contains(run.start)));
-    let expected = set(&[(PAGES, PAGES + 1), (PAGES + 20, PAGES + 300), (PAGES + 650, PAGES + 700)]);
+    let likely = ReadyPages::of_snapshot(sample.snapshot.directory(), true).unwrap();
+    assert!(set(&GROWN).within(range(PAGES, PAGES + 1024)).all(|run| likely.pages.contains(run.start)));
+    assert!(likely.pages.contains(PageIndex(PAGES + 10)));
+    assert!(likely.writable.contains(PageIndex(1600)) && !likely.writable.contains(PageIndex(PAGES)));
+    let fixed = ReadyPages::of_snapshot(sample.snapshot.directory(), false).unwrap();
+    assert!(fixed.pages.contains(PageIndex(1600)) && !fixed.pages.contains(PageIndex(PAGES + 10)));
+    // What is used of a block may be more with another input.
+    let expected = set(&[(PAGES, PAGES + 300), (PAGES + 650, PAGES + 700)]);
     assert_eq!(left(&sample, &[], RestoreStrategy::FaaSnap), expected);
     for technique in [Technique::GrowthAhead, Technique::ReadyMemory, Technique::PrivateReads] {
         assert!(left(&sample, &[technique], RestoreStrategy::FaaSnap).is_empty(), "{technique}");

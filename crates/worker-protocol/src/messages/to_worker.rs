@@ -20,6 +20,8 @@ pub enum ToWorker {
         /// The guest-physical pages, at most [`MOST_READY_PAGES`]: ascending runs, each as the pages since the end of the one
         /// before and its own. Those that can't be made ready are left out.
         pages: Vec<(u64, u64)>,
+        /// Those of them that the guest's page tables will let it write.
+        writable: Vec<(u64, u64)>,
     },
     /// What the instance is. Answered only when it is refused.
     Configure(Box<Configuration>),
