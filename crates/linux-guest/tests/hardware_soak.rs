@@ -1,5 +1,5 @@
 //! What takes long: many generations of one guest, many clones at once. Needs hardware KVM: `cargo xtask test --hardware-kvm
-//! linux-soak` runs these tests in its rig.
+//! linux-soak linux-clones linux-stress` runs these tests in its rig.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 mod guests;
@@ -125,7 +125,7 @@ impl Drop for MemoryLimit {
 }
 
 #[test]
-#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-soak`"]
+#[ignore = "needs hardware KVM: `cargo xtask test --hardware-kvm linux-clones`"]
 fn on_hardware_twenty_clones_run_at_once_in_two_gib() {
     let folder = tempfile::tempdir().unwrap();
     let limit = MemoryLimit::begin(2 << 30);

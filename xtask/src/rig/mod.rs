@@ -77,7 +77,7 @@ const CGROUP_2: &str = "export FAASNAP_HOME=$TMPDIR/cgroup2; $FAASNAP runtime li
     python3 /rig/cgroup2.py $FAASNAP $EXAMPLES";
 
 /// All steps, in the order in which they run.
-const STEPS: [Step; 15] = [
+const STEPS: [Step; 16] = [
     Step { name: "doctor", what: What::Line("$FAASNAP doctor"), default: true },
     Step {
         name: "static-program",
@@ -104,7 +104,12 @@ const STEPS: [Step; 15] = [
     // By name only: they take long.
     Step {
         name: "linux-soak",
-        what: What::Test("hardware_soak", "--test-threads 1 --nocapture --skip stress_ng"),
+        what: What::Test("hardware_soak", "--test-threads 1 --nocapture generations"),
+        default: false,
+    },
+    Step {
+        name: "linux-clones",
+        what: What::Test("hardware_soak", "--test-threads 1 --nocapture clones"),
         default: false,
     },
     Step { name: "figures", what: What::Line(FIGURES), default: false },
