@@ -54,7 +54,7 @@ enum Command {
         /// Run only what runs on hardware KVM: in QEMU's emulated AMD host, with Debian's kernel
         #[arg(long)]
         hardware_kvm: bool,
-        /// Steps to run there [default: all but `linux-soak`, `figures` and `linux-figures`]
+        /// Steps to run there [default: all but `linux-soak`, `linux-clones`, `figures`, `linux-costs` and `linux-figures`]
         #[arg(requires = "hardware_kvm")]
         steps: Vec<String>,
     },
