@@ -4,7 +4,7 @@
     faasnap invoke hello --payload '{}' --repeat 100000 > /dev/null &
     scripts/worker-memory.py $(pgrep -f 'faasnap worker') [--each]
 
-The guest's memory is one reservation, larger than everything else; what is mapped next to it without a gap belongs to it. The rest is
+The guest's memory is one reservation, larger than everything else, in many mappings; what is mapped next to it without a gap belongs to it. The rest is
 the worker's: its program and libraries (clean pages of files, shared by all workers) and memory of its own. What is proportional
 counts a page that several processes have by its share. --each lists what the worker's memory consists of, the smallest left out.
 """
@@ -35,14 +35,14 @@ def mappings(pid):
 
 
 def guests(found):
-    """The mappings of the guest's reservation."""
-    large = max(range(len(found)), key=lambda at: found[at]["end"] - found[at]["start"])
-    first = last = large
-    while first > 0 and found[first - 1]["end"] == found[first]["start"]:
-        first -= 1
-    while last + 1 < len(found) and found[last + 1]["start"] == found[last]["end"]:
-        last += 1
-    return found[first:last + 1]
+    """The mappings of the guest's reservation: of those that follow each other without a gap the most bytes."""
+    runs = []
+    for one in found:
+        if runs and runs[-1][-1]["end"] == one["start"]:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return max(runs, key=lambda run: run[-1]["end"] - run[0]["start"])
 
 
 def told(part):

@@ -49,31 +49,41 @@ def cold(name):
         say(f"  {phase:<16} {share:6.1%}  until {end:6.1%}")
 
 
-# The kernels by their parameters: as it is; one that clears what is freed; one that reports what is free down to 128 KiB, not 2 MiB.
-KERNELS = {"plain": "", "clears": " init_on_free=1", "reports": " page_reporting.page_reporting_order=5"}
 # What a function is given time for before its snapshot: the kernel reports free memory two seconds after it became free.
 PATIENT = "\nimport gc, time\ngc.collect()\ntime.sleep(8)\n"
+# Kernels by their parameters, and whether the function waits: as it is; reporting what is free; clearing what is freed.
+KINDS = {"plain": ("", False), "reported": ("", True), "cleared": (" init_on_free=1", False)}
+STRATEGIES = ("on-demand", "cached", "faasnap")
 
 
 def free_memory():
-    """How much of a snapshot is memory that nobody uses, by what the guest does with it."""
+    """How much of a snapshot is memory that nobody uses, by what the guest does with it, and what that is to a restore."""
     code = f"{EXAMPLES}/python/hello"
     patient = os.path.join(os.environ["TMPDIR"], "patient")
     os.makedirs(patient, exist_ok=True)
     with open(f"{code}/app.py") as source, open(f"{patient}/app.py", "w") as target:
         target.write(source.read() + PATIENT)
-    found = {}
-    for kernel, more in KERNELS.items():
-        run("kernel", "import", "/rig/kernel/image", "--modules", "/rig/kernel/modules", "--name", kernel, "--command-line", PARAMETERS + more)
-        for waits, folder in (("at once", code), ("8 s later", patient)):
-            name = f"{kernel}-{waits.replace(' ', '-')}"
-            create(name, folder, kernel)
-            found[kernel, waits] = json.loads(run("snapshot", "create", name, "--json"))
-    basis = found["plain", "at once"]
-    say("what is stored of 192 MiB, and what init takes with the kernel's boot, compared with a plain kernel's snapshot at once")
-    for (kernel, waits), one in found.items():
-        stored, ratio = one["memory_bytes"] / (1 << 20), one["memory_bytes"] / basis["memory_bytes"]
-        say(f"  {kernel:<8} {waits:<10} {stored:6.1f} MiB {ratio:5.2f}   {one['init_ms'] / basis['init_ms']:5.2f}")
+    found, answers = {}, {}
+    for kind, (parameters, waits) in KINDS.items():
+        run("kernel", "import", "/rig/kernel/image", "--modules", "/rig/kernel/modules", "--name", kind, "--command-line", PARAMETERS + parameters)
+        create(kind, patient if waits else code, kind)
+        found[kind] = json.loads(run("snapshot", "create", kind, "--json"))
+        run("invoke", kind, *EVENT, "--strategy", "faasnap")
+    for _ in range(ROUNDS):
+        for kind in KINDS:
+            for strategy in STRATEGIES:
+                report = json.loads(run("invoke", kind, *EVENT, "--strategy", strategy, "--restores", "2", "--json"))
+                answers.setdefault((kind, strategy), []).append(report["answer"]["median"])
+    say("what is stored of 192 MiB; init with the kernel's boot and restores, compared with plain ones")
+    for kind, one in found.items():
+        plain = found["plain"]
+        ratios = (statistics.median(answers[kind, each]) / statistics.median(answers["plain", each]) for each in STRATEGIES)
+        ratios = ", ".join(f"{each} {ratio:.2f}" for each, ratio in zip(STRATEGIES, ratios))
+        stored = f"{one['memory_bytes'] / (1 << 20):6.1f} MiB, {one['memory_bytes'] / plain['memory_bytes']:.2f}"
+        say(f"  {kind:<9} {stored}; init {one['init_ms'] / plain['init_ms']:.2f}, {ratios}")
+    basis = statistics.median(answers["plain", "cached"])
+    each = ", ".join(f"{kind} {strategy} {statistics.median(values) / basis:.2f}" for (kind, strategy), values in answers.items())
+    say(f"answers, by that of plain cached: {each}")
 
 
 def memory(name):
