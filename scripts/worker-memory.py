@@ -35,14 +35,16 @@ def mappings(pid):
 
 
 def guests(found):
-    """The mappings of the guest's reservation: of those that follow each other without a gap the most bytes."""
+    """The mappings of the guest's reservation: one that a snapshot's memory file is mapped in, or that of the largest mapping."""
     runs = []
     for one in found:
         if runs and runs[-1][-1]["end"] == one["start"]:
             runs[-1].append(one)
         else:
             runs.append([one])
-    return max(runs, key=lambda run: run[-1]["end"] - run[0]["start"])
+    restored = [run for run in runs if any("/memory " in one["what"] for one in run)]
+    largest = max(runs, key=lambda run: max(one["end"] - one["start"] for one in run))
+    return [one for run in restored or [largest] for one in run]
 
 
 def told(part):
