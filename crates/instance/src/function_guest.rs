@@ -235,7 +235,7 @@ impl ReadyMachine {
         let late = LateBlocks { arrivals: arrivals.clone(), first: saved.guest.first_blocks() };
         let ready =
             ReadyPages { pages: guest.ready_memory().clone(), writable: guest.ready_writable().clone() };
-        let (memory, ready) = (guest.memory().clone(), ready);
+        let (memory, ready) = (guest.memory().clone(), Some(ready));
         let behind = Behind { memory, ready, late: Some(late), threads: threads.clone() };
         // The guest's objects are made again, files opened among them, while another thread plans.
         let planning = {

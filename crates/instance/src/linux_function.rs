@@ -189,6 +189,8 @@ impl ReadyLinux {
             timeline.measure(Phase::SnapshotOpened, || checkpoint::open::<SavedVm>(directory, &host))?;
         let scratch = config.saved_scratch(&snapshot)?;
         let ready_memory = ReadyPages { pages: machine.ready_memory().clone(), ..ReadyPages::default() };
+        // Without any, a page that is only read is best left in the page cache: a nested page fault maps one page, wherever it is.
+        let ready_memory = Some(ready_memory).filter(|ready| !ready.pages.is_empty());
         let ready = machine.fit(config.fittings(&scratch)?);
         let victim = Victim::default();
         let memory = ready.memory().clone();

@@ -64,9 +64,9 @@ impl Victim {
 /// What a snapshot's memory is put behind, as far as it is known before the guest's files are open.
 pub(crate) struct Behind {
     pub memory: Arc<GuestMemory>,
-    /// The memory that was made ready ahead. Of a process guest the host's mappings need not forbid what its own page tables do;
-    /// a linux guest may write all of its memory.
-    pub ready: ReadyPages,
+    /// The memory that was made ready ahead, for a guest that gains by private copies of all that it is known to touch: a process
+    /// guest, whose own page tables forbid the writes that its regions don't allow, and a linux guest that has any.
+    pub ready: Option<ReadyPages>,
     /// What of memory may come in while the guest runs.
     pub late: Option<LateBlocks>,
     /// The restore's threads.
@@ -98,9 +98,15 @@ impl Behind {
             Wish::IfNeeded => Record::IfNeeded(Default::default()),
             Wish::Again => Record::Always(Default::default()),
         };
-        request.tables_forbid_writes = true;
-        request.ready = self.ready.pages.clone();
-        request.ready_writable = self.ready.writable.clone();
+        match &self.ready {
+            Some(ready) => {
+                request.tables_forbid_writes = true;
+                request.ready = ready.pages.clone();
+                request.ready_writable = ready.writable.clone();
+            }
+            // Hardware KVM maps no neighbours: copying them would be in vain.
+            None => request.techniques.neighbours_ahead = false,
+        }
         // A guest that can't wait for single blocks waits for the disk with all of them.
         request.techniques.huge_blocks &= self.late.is_some();
         request.late = self.late.clone();
