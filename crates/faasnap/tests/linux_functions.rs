@@ -50,7 +50,7 @@ fn on_hardware_hello_answers_cold_restored_and_warm() {
         "--strategy",
         "faasnap",
         "--restores",
-        "2",
+        "1",
         "--verify-memory",
         "--json",
     ];
