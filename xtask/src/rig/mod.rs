@@ -68,7 +68,11 @@ const LONG: [&str; 1] = ["linux-soak"];
 /// Runtimes that single steps need beside those of the tests: the step, the runtime, and what `faasnap runtime build` is told.
 const MORE_RUNTIMES: [(&str, &str, &[&str]); 2] = [
     ("linux-stress", "stress", &["python3.11", "--name", "stress", "--debian", "stress-ng"]),
-    ("linux-figures", "graphs", &["python3.11", "--name", "graphs", "--package", "igraph==0.11.9"]),
+    (
+        "linux-figures",
+        "graphs",
+        &["python3.11", "--name", "graphs", "--package", "igraph==0.11.9", "--package", "numpy==2.2.6"],
+    ),
 ];
 
 /// A node's workers below a version 2 control group, as on most machines of today.

@@ -20,8 +20,10 @@ const CODE: [(&str, &str); 3] = [
 
 /// What the runtimes of the functions are built by, as arguments of `faasnap runtime build`: the first is the emulated host's own
 /// root as well.
-pub const RUNTIMES: [&[&str]; 2] =
-    [&["python3.11"], &["python3.11", "--name", "graphs", "--package", "igraph==0.11.9"]];
+pub const RUNTIMES: [&[&str]; 2] = [
+    &["python3.11"],
+    &["python3.11", "--name", "graphs", "--package", "igraph==0.11.9", "--package", "numpy==2.2.6"],
+];
 
 /// A run.
 #[derive(Debug)]
