@@ -153,6 +153,15 @@ impl Guest {
         either!(self, guest => guest.timeline.recorded)
     }
 
+    /// Gives back what was ready for a first call and was not used. Its answer need not wait for it.
+    pub fn end_growth(&self) {
+        if let Self::Process(guest) = self
+            && let Err(error) = guest.process.mm.end_growth()
+        {
+            tracing::warn!(%error, "memory that was ready and not used stays");
+        }
+    }
+
     /// Adds to the timeline when the guest was left first and that the answer is there.
     pub fn note_answer(&mut self) {
         let exit = either!(&*self, guest => guest.first_exit());

@@ -177,7 +177,11 @@ impl Worker {
             health: if reusable && !recorded { Health::Ready } else { Health::Discard },
             timeline: self.timeline(),
         };
-        Ok(self.node.send(&FromWorker::Answered(Box::new(answer)))?)
+        self.node.send(&FromWorker::Answered(Box::new(answer)))?;
+        if let Some(guest) = &self.guest {
+            guest.end_growth();
+        }
+        Ok(())
     }
 
     /// Says which system calls a program that failed made in vain.

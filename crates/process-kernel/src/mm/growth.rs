@@ -115,7 +115,15 @@ impl Mm {
         space.growth.seen.as_ref().map(|seen| seen.pages.clone()).unwrap_or_default()
     }
 
-    /// Gives back what is ready and was not used.
+    /// Gives back what is ready of blocks that were not handed out yet.
+    ///
+    /// # Errors
+    /// The host's refusal.
+    pub fn end_growth(&self) -> Result<(), Errno> {
+        self.give_up_growth(&mut self.space.write())
+    }
+
+    /// The same, under the lock.
     pub(super) fn give_up_growth(&self, space: &mut AddressSpace) -> Result<(), Errno> {
         let ready = std::mem::take(&mut space.growth.ready);
         ready.runs().iter().try_for_each(|run| self.memory.release(*run)).map_err(|error| errno_of(&error))
@@ -216,7 +224,7 @@ mod tests {
         let mm = mm();
         make_ready(&mm, &[(0, 4), (512, 4)]);
         map(&mm, Placement::Hint(0), 128 << 10, WRITE);
-        mm.give_up_growth(&mut mm.space.write()).unwrap();
+        mm.end_growth().unwrap();
         assert_eq!([byte(&mm, 0), byte(&mm, 512)], [Some(7), None]);
     }
 
