@@ -17,8 +17,6 @@ use crate::loading_set::rule::Compression;
 
 /// What has less than one byte in so many to lose is not compressed.
 const LEAST_SAVED: usize = 8;
-/// Decoding takes a processor, which the guest may need; reading takes none. So a nanosecond of it counts for so many of reading.
-const DECODING_COUNTS: u64 = 2;
 
 /// What the table keeps of a chunk.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -154,7 +152,7 @@ impl Compressor {
         let saved_ns = u128::from(disk.compact_ns) * u128::from(self.saved_bytes) / u128::from(bytes.max(1));
         let pays = match self.rule {
             Compression::Never => false,
-            Compression::Weighed => saved_ns > u128::from(self.decoding_ns) * u128::from(DECODING_COUNTS),
+            Compression::Weighed => saved_ns > u128::from(self.decoding_ns),
             Compression::Always => true,
         };
         if pays && self.saved_bytes > 0 { self.kept } else { Vec::new() }
