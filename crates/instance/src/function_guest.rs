@@ -158,6 +158,7 @@ impl ReadyMachine {
     /// Starts what of the machine's threads can be started before it is known what will run in it. This process is confined by now.
     pub fn start_threads(&mut self) -> Result<(), InstanceError> {
         self.guest.start_driver()?;
+        self.guard.start().map_err(InstanceError::MemoryGuard)?;
         self.threads = Arc::new(ReadyThreads::start().map_err(RestoreError::Thread)?);
         Ok(())
     }

@@ -5,12 +5,13 @@
 //! files) does. Files in memory are memfds of the host, whose pages this process has only where it maps them: those
 //! that memfd_create made count by what they hold, those of /tmp and /dev/shm have a size of their own instead.
 
-use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
+use std::{fs, io};
 
+use jail::WaitingThread;
 use parking_lot::{Condvar, Mutex};
 use process_kernel::task::{ExitStatus, Process};
 
@@ -32,7 +33,13 @@ struct Watched {
 pub struct MemoryGuard {
     baseline: u64,
     watched: Arc<Watched>,
+    /// Until there is something to watch.
+    waiting: Option<WaitingThread>,
     thread: Option<JoinHandle<()>>,
+}
+
+fn started() -> io::Result<WaitingThread> {
+    WaitingThread::start(Builder::new().name("memory-guard".to_owned()).stack_size(128 << 10), None, || {})
 }
 
 /// Bytes of this process that are in memory, but for pages of files in memory; 0 when the kernel doesn't say.
@@ -48,14 +55,23 @@ fn resident() -> u64 {
 impl MemoryGuard {
     /// Takes what this process has now as its own. Make one before the guest is booted or restored.
     pub fn new() -> Self {
-        Self { baseline: resident(), watched: Arc::default(), thread: None }
+        Self { baseline: resident(), watched: Arc::default(), waiting: None, thread: None }
+    }
+
+    /// Starts its thread, which waits for a process to watch.
+    ///
+    /// # Errors
+    /// The host's, when a thread can't be started.
+    pub fn start(&mut self) -> io::Result<()> {
+        self.waiting = Some(started()?);
+        Ok(())
     }
 
     /// Watches `process`, which may use `limit` bytes, until the guard is dropped.
     ///
     /// # Errors
     /// The host's, when a thread can't be started.
-    pub fn watch(&mut self, process: &Arc<Process>, limit: u64) -> std::io::Result<()> {
+    pub fn watch(&mut self, process: &Arc<Process>, limit: u64) -> io::Result<()> {
         let (process, watched, baseline) = (Arc::downgrade(process), self.watched.clone(), self.baseline);
         let work = move || {
             let mut stopped = watched.stopped.lock();
@@ -72,8 +88,8 @@ impl MemoryGuard {
                 watched.stop.wait_for(&mut stopped, PERIOD);
             }
         };
-        let thread = std::thread::Builder::new().name("memory-guard".to_owned()).stack_size(128 << 10);
-        self.thread = Some(thread.spawn(work)?);
+        let waiting = self.waiting.take().map_or_else(started, Ok)?;
+        self.thread = Some(waiting.give(work)?);
         Ok(())
     }
 

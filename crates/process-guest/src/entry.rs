@@ -61,6 +61,12 @@ pub(crate) fn write_stubs(memory: &GuestMemory) -> Result<(), AccessError> {
     memory.write(STUB_PAGE.address() + SYSCALL_STUB, &doorbell)
 }
 
+/// Reads what every exception needs: a guest that is watched may have none, where a later one waits for memory that is under way,
+/// and would wait for this page with it.
+pub(crate) fn touch(memory: &GuestMemory) -> Result<(), AccessError> {
+    memory.read(IDT_PAGE.address(), &mut [0])
+}
+
 /// An interrupt gate (Intel SDM vol. 3, 6.14.1). Breakpoint and overflow may be raised by a program itself.
 fn gate(vector: u64) -> [u8; 16] {
     let target = supervisor(STUB_PAGE) + vector * STUB_SIZE;

@@ -380,7 +380,10 @@ impl ProcessGuest {
     /// # Errors
     /// [`GuestError`].
     pub fn resume_watched(&self, revival: Revival) -> Result<Arc<Process>, GuestError> {
-        self.resume_after(revival, |mm| mm.watch_touches().map_err(GuestError::Memory))
+        self.resume_after(revival, |mm| {
+            entry::touch(&self.memory).map_err(|_| GuestError::Memory(Errno::FAULT))?;
+            mm.watch_touches().map_err(GuestError::Memory)
+        })
     }
 
     fn resume_after(

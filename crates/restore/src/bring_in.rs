@@ -128,6 +128,7 @@ impl BringIn {
             let Some(unit) = self.progress.schedule().units.get(index) else { continue };
             for number in &unit.chunks {
                 self.count(reading.read(*number)?);
+                give_way();
             }
             self.fill(unit).map_err(|error| not_placed(Some(unit), error))?;
             self.progress.done(Half::Read, index);
@@ -183,6 +184,7 @@ impl BringIn {
             let file = file.ok_or(RestoreError::MissingFile { index, supplied })?;
             // Behind a file's end a mapping has zeros to the end of the page, as this memory has.
             memory.read_in_to_end(*range, file.as_fd(), *offset)?;
+            give_way();
         }
         Ok(())
     }
@@ -262,6 +264,12 @@ impl BringIn {
     pub fn take_failure(&self) -> Option<LoadFailure> {
         self.outcome.failure.lock().take()
     }
+}
+
+/// Lets a vCPU run that waits for this thread's processor. It may hold the address space's lock, for which all others would wait, and
+/// the scheduler may leave it waiting for a millisecond though another processor is idle.
+fn give_way() {
+    thread::yield_now();
 }
 
 /// A piece of work that failed while the guest may run.

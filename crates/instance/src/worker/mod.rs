@@ -13,12 +13,15 @@
 mod configuration;
 mod report;
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
+use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use jail::WaitingThread;
 use pages::PageSet;
 use parking_lot::Mutex;
 use process_kernel::ipc::LogStream as GuestLog;
@@ -52,7 +55,7 @@ pub enum WorkerError {
     Jail(#[from] jail::JailError),
     /// A thread can't be started.
     #[error("starting a thread of the worker")]
-    Thread(#[source] std::io::Error),
+    Thread(#[source] io::Error),
 }
 
 /// What the event loop hears of.
@@ -101,7 +104,7 @@ pub fn serve(socket: OwnedFd, machine: MachineKind) -> Result<(), WorkerError> {
             }
         }
     };
-    std::thread::Builder::new().name("node".to_owned()).spawn(read).map_err(WorkerError::Thread)?;
+    Builder::new().name("node".to_owned()).spawn(read).map_err(WorkerError::Thread)?;
     let node = Node(Arc::new(Mutex::new(sender)));
     // Without a machine there is no worker: the node hears why, and the worker ends.
     let refuse = |error| node.send(&FromWorker::Failed(Refused::Instance(error).failure()));
@@ -115,8 +118,10 @@ pub fn serve(socket: OwnedFd, machine: MachineKind) -> Result<(), WorkerError> {
     if let Err(error) = machine.start_threads() {
         return Ok(refuse(error)?);
     }
+    let waiter = waiter().map_err(WorkerError::Thread)?;
     node.send(&FromWorker::Ready)?;
     let mut worker = Worker {
+        waiter: Some(waiter),
         node,
         occurrences,
         machine: Some(machine),
@@ -136,8 +141,15 @@ pub fn serve(socket: OwnedFd, machine: MachineKind) -> Result<(), WorkerError> {
     worker.run(&queue)
 }
 
+/// A thread that will wait for a guest's end.
+fn waiter() -> io::Result<WaitingThread> {
+    WaitingThread::start(Builder::new().name("waiter".to_owned()).stack_size(128 << 10), None, || {})
+}
+
 /// The event loop's state.
 struct Worker {
+    /// Until there is a guest to wait for.
+    waiter: Option<WaitingThread>,
     node: Node,
     occurrences: mpsc::Sender<Occurrence>,
     life: Lifecycle,
@@ -378,8 +390,8 @@ impl Worker {
                 let _ = occurrences.send(Occurrence::Ended(status));
             }
         };
-        let thread = std::thread::Builder::new().name("waiter".to_owned()).stack_size(128 << 10);
-        thread.spawn(wait).map(drop).map_err(|error| Refused::Machine(format!("starting a thread: {error}")))
+        let waiter = self.waiter.take().map_or_else(waiter, Ok).and_then(|waiter| waiter.give(wait));
+        waiter.map(drop).map_err(|error| Refused::Machine(format!("starting a thread: {error}")))
     }
 
     pub(super) fn invoke(&mut self, invoke: Invoke) -> Result<(), Refused> {

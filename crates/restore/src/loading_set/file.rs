@@ -38,6 +38,11 @@ pub(super) const OUTGROWN: &str = "loading-set.outgrown";
 pub(super) const HEADER_BYTES: usize = 64;
 /// A longer file is not asked for as a whole, compressed or not, and not looked at for that.
 const MAX_ASKED: u64 = 32 << 20;
+/// So much is asked for first, by itself: the header and, of most files, the whole table.
+const TABLE_ASKED: u64 = 16 << 10;
+/// Up to here comes next: of the first group the lowest addresses, which are the worker's own pages. Whoever needs a page waits for all
+/// that is asked for with it.
+const FIRST_ASKED: u64 = 128 << 10;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
@@ -323,6 +328,7 @@ impl LoadingSet {
             NonZeroU64::new(length).and_then(ask)
         };
         let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return };
+        ask(0, TABLE_ASKED);
         let mut header = [0; HEADER_BYTES];
         if length > MAX_ASKED || file.read_exact_at(&mut header, 0).is_err() {
             ask(0, head);
@@ -332,7 +338,7 @@ impl LoadingSet {
         let (data, compressed) = (number(&header, 24, 8), number(&header, 40, 8));
         let rest = length.saturating_sub(compressed);
         match compressed {
-            0 if length <= small => ask(0, length),
+            0 if length <= small => ask(0, FIRST_ASKED).and(ask(FIRST_ASKED, length)),
             1.. if rest <= small => ask(0, data).and(ask(compressed, rest)),
             _ => ask(0, head),
         };
