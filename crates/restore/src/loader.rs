@@ -10,12 +10,13 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use guest_memory::{Advice, GuestMemory};
+use guest_memory::{Advice, GuestMemory, cached_count};
 use pages::{PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
 use parking_lot::Mutex;
 use rustix::fs::fadvise;
@@ -125,9 +126,12 @@ impl LoaderJob {
         // The compact file has none.
         let bridge = memory_file.as_ref().map_or(PageCount(0), |_| set.bridge());
         let placed = known.placed.union(known.huge);
+        let file = memory_file.as_ref().map_or(&set.file, |(file, _)| file);
         let compressed = |(number, chunk): (usize, &Vec<Piece>)| {
             let held = set.compressed(number).filter(|_| techniques.compressed)?;
-            set.is_shorter_compressed(held, chunk, &placed).then_some(held)
+            let is_shorter = set.is_shorter_compressed(held, chunk, &placed);
+            // What is in the page cache takes no disk, and copying it less than decoding.
+            (is_shorter && !begins_cached(file, chunk)).then_some(held)
         };
         let compressed = chunks.iter().enumerate().map(compressed).collect();
         Self {
@@ -341,6 +345,14 @@ impl LoaderJob {
             let _ = self.memory.advise(*run, Advice::PopulateRead);
         }
     }
+}
+
+/// Whether the first piece of `chunk` is in the page cache; `false` where the kernel doesn't tell.
+fn begins_cached(file: &File, chunk: &[Piece]) -> bool {
+    chunk.first().is_some_and(|piece| {
+        let range = PageRange::new(PageIndex(piece.offset / PAGE_SIZE), piece.range.count);
+        cached_count(file.as_fd(), range).is_ok_and(|cached| cached == range.count)
+    })
 }
 
 /// Reads chunks of a job, each once, in an order that is known ahead but may be left.

@@ -74,6 +74,20 @@ fn what_is_not_to_be_decoded_or_has_no_place_is_read_as_it_is() {
 }
 
 #[test]
+fn what_is_in_the_page_cache_is_read_as_it_is() {
+    let sample = recorded_as(Compression::Always);
+    assert!(restored(&sample, 1, Techniques::default()).decoded_bytes > 0);
+    for file in [path(&sample), sample.snapshot.memory_path()] {
+        fs::read(file).unwrap();
+    }
+    let Late { memory, arrivals, handle, mut timeline } = late(&sample, |_| ());
+    arrivals.wait_for_all().unwrap();
+    sample.check(&memory);
+    assert!(handle.finish(&mut timeline).failure.is_none());
+    assert_eq!(timeline.loading_set.unwrap().decoded_bytes, 0);
+}
+
+#[test]
 fn the_timeline_tells_what_was_decoded() {
     let used =
         LoadingSetUse { decoded_bytes: 8 << 20, compressed_bytes: 1 << 20, ..LoadingSetUse::default() };
@@ -92,6 +106,7 @@ fn a_damaged_compressed_chunk_is_never_seen_and_sets_the_file_aside() {
     let length = fs::metadata(path(&sample)).unwrap().len();
     let held = open(&sample).compressed_bytes().unwrap();
     (length - held.stored_bytes..length).step_by(4096).for_each(|offset| damage(&path(&sample), offset));
+    sample.drop_cache();
     let Late { memory, arrivals, handle, mut timeline } = late(&sample, |_| ());
     assert_eq!(touch(&memory, &arrivals, &[1950]), Err(Lost));
     match handle.finish(&mut timeline).failure {
