@@ -38,10 +38,8 @@ pub(super) const OUTGROWN: &str = "loading-set.outgrown";
 pub(super) const HEADER_BYTES: usize = 64;
 /// A longer file is not asked for as a whole, compressed or not, and not looked at for that.
 const MAX_ASKED: u64 = 32 << 20;
-/// So much is asked for first, by itself: the header and, of most files, the whole table.
-const TABLE_ASKED: u64 = 16 << 10;
-/// Up to here comes next: of the first group the lowest addresses, which are the worker's own pages. Whoever needs a page waits for all
-/// that is asked for with it.
+/// So much is asked for first, by itself: the header, of most files the whole table, and of the first group the lowest addresses, which
+/// are the worker's own pages. Whoever needs a page waits for all that is asked for with it.
 const FIRST_ASKED: u64 = 128 << 10;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
@@ -322,26 +320,31 @@ impl LoadingSet {
     /// Asks the disk for what a restore will read of `file`, a loading-set file, without waiting for it: its head, and all of what is
     /// in it up to `small` bytes, compressed where it is there both ways.
     pub fn ask(file: &File, head: u64, small: u64) {
-        let ask = |offset: u64, length: u64| {
-            // A hint: what it doesn't bring in, the read does.
-            let ask = |length| fadvise(file, offset, Some(length), Advice::WillNeed).ok();
-            NonZeroU64::new(length).and_then(ask)
+        let ask = |offset: u64, end: u64| {
+            if let Some(length) = NonZeroU64::new(end.saturating_sub(offset)) {
+                // A hint: what it doesn't bring in, the read does.
+                let _ = fadvise(file, offset, Some(length), Advice::WillNeed);
+            }
         };
         let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return };
-        ask(0, TABLE_ASKED);
+        ask(0, FIRST_ASKED);
+        // A file of pages alone ends with one, and its header need not be waited for; compressed chunks are of any length.
+        if length <= small && length % PAGE_SIZE == 0 {
+            return ask(FIRST_ASKED, length);
+        }
         let mut header = [0; HEADER_BYTES];
         if length > MAX_ASKED || file.read_exact_at(&mut header, 0).is_err() {
-            ask(0, head);
-            return;
+            return ask(FIRST_ASKED, head);
         }
         // Wrong numbers ask for nothing, or for something that is not needed.
         let (data, compressed) = (number(&header, 24, 8), number(&header, 40, 8));
-        let rest = length.saturating_sub(compressed);
-        match compressed {
-            0 if length <= small => ask(0, FIRST_ASKED).and(ask(FIRST_ASKED, length)),
-            1.. if rest <= small => ask(0, data).and(ask(compressed, rest)),
-            _ => ask(0, head),
-        };
+        match length.saturating_sub(compressed) <= small && compressed != 0 {
+            true => {
+                ask(FIRST_ASKED, data);
+                ask(compressed, length);
+            }
+            false => ask(FIRST_ASKED, head),
+        }
     }
 }
 
