@@ -203,7 +203,8 @@ def test_replaced_code_stays_for_the_grace_period(serve):
 def test_a_linux_guest_asks_for_its_network_as_others_do(serve, tmp_path):
     node = serve()
     kernel = tmp_path / "kernel"
-    kernel.write_bytes(b"\x7fELF\2\1" + bytes(4096))
+    # The head of a vmlinux.
+    kernel.write_bytes(b"\x7fELF\2\1" + bytes(10) + b"\2\0" + bytes(4096))
     (tmp_path / "code").mkdir()
     (tmp_path / "code/app.py").write_text("def handler(event, context): return 1\n")
     node.faasnap("kernel", "import", str(kernel))
