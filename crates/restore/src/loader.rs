@@ -24,7 +24,9 @@ use rustix::fs::fadvise;
 use crate::failure::LoadFailure;
 use crate::huge_blocks::HugeBlock;
 use crate::layout::{Access, GuestLayout};
-use crate::loading_set::{Compressed, Decoder, LoadingSet, Piece, PlacedRegion, chunks, extents, unplaced};
+use crate::loading_set::{
+    Compressed, Decoder, LoadingSet, Piece, PlacedRegion, chunks, extents, page_count, unplaced,
+};
 use crate::recording::memory_pages;
 use crate::strategy::Techniques;
 
@@ -174,7 +176,7 @@ impl LoaderJob {
     /// How many pages are read as they are.
     pub fn uncompressed(&self) -> PageCount {
         let plain = self.chunks.iter().zip(&self.compressed).filter(|(_, held)| held.is_none());
-        PageCount(plain.map(|(chunk, _)| pages_of(chunk)).sum())
+        PageCount(plain.map(|(chunk, _)| page_count(chunk).0).sum())
     }
 
     /// The loading-set file.
@@ -247,7 +249,7 @@ impl LoaderJob {
         held: Compressed,
         (decoder, buffer): (&mut Decoder, &'a mut [u8]),
     ) -> Result<&'a [u8], LoadFailure> {
-        let length = self.chunks.get(number).map_or(0, |chunk| pages_of(chunk)) * PAGE_SIZE;
+        let length = self.chunks.get(number).map_or(0, |chunk| page_count(chunk).bytes());
         let chunk = buffer.get_mut(..length as usize).unwrap_or_default();
         let (path, offset, is_recording) = (&self.set.path, held.offset, true);
         let is_sound = decoder.read(self.set_file(), held, chunk).map_err(|source| LoadFailure::Read {
@@ -429,11 +431,6 @@ impl<'a> Reading<'a> {
     fn with(&self, is_read: bool) -> Vec<usize> {
         self.order.iter().copied().filter(|number| self.is_read.get(*number) == Some(&is_read)).collect()
     }
-}
-
-/// The pages of `chunk`.
-fn pages_of(chunk: &[Piece]) -> u64 {
-    chunk.iter().map(|piece| piece.range.count.0).sum()
 }
 
 /// `pages` with everything that can share a group of [`GROUP`] with one of them, wherever the groups' borders are: these follow

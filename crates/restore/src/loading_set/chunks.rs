@@ -42,6 +42,11 @@ pub(crate) fn chunks(regions: &[PlacedRegion]) -> Vec<Vec<Piece>> {
     chunks
 }
 
+/// The pages of `chunk`.
+pub(crate) fn page_count(chunk: &[Piece]) -> PageCount {
+    PageCount(chunk.iter().map(|piece| piece.range.count.0).sum())
+}
+
 /// What of `chunk` is not in `placed`.
 pub(crate) fn unplaced(chunk: &[Piece], placed: &PageSet) -> Vec<Piece> {
     let mut rest = Vec::new();

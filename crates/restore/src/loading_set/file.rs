@@ -9,18 +9,16 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use pages::{Block, PAGE_SIZE, PageCount, PageIndex, PageRange, PageSet};
-use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 use snapshot::{Snapshot, SnapshotId};
 use thiserror::Error;
 
 use crate::layout::GuestLayout;
-use crate::loading_set::chunks::{CHUNK, Piece, chunks, unplaced};
+use crate::loading_set::chunks::{CHUNK, Piece, chunks, page_count, unplaced};
 use crate::loading_set::compressed::{Compressed, CompressedBytes, Decoder, Kept, places};
 use crate::loading_set::costs::CostModel;
 use crate::loading_set::disk::DiskProfile;
@@ -36,11 +34,6 @@ const OLDEST: u16 = 1;
 /// An empty file beside the snapshot; see [`LoadingSet::mark_outgrown`].
 pub(super) const OUTGROWN: &str = "loading-set.outgrown";
 pub(super) const HEADER_BYTES: usize = 64;
-/// A longer file is not asked for as a whole, compressed or not, and not looked at for that.
-const MAX_ASKED: u64 = 32 << 20;
-/// So much is asked for first, by itself: the header, of most files the whole table, and of the first group the lowest addresses, which
-/// are the worker's own pages. Whoever needs a page waits for all that is asked for with it.
-const FIRST_ASKED: u64 = 128 << 10;
 /// No table is longer: 8,192 regions and two page sets take a few hundred KiB.
 const MAX_TABLE_BYTES: u64 = 64 << 20;
 
@@ -280,7 +273,7 @@ impl LoadingSet {
         let mut decoder = Decoder::default();
         let mut numbered = chunks(&self.regions).into_iter().zip(&self.checksums).enumerate();
         numbered.all(|(number, (chunk, expected))| {
-            let length = bytes_of(&chunk) as usize;
+            let length = page_count(&chunk).bytes() as usize;
             let (Some(pages), Some(decoded)) = (pages.get_mut(..length), decoded.get_mut(..length)) else {
                 return false;
             };
@@ -301,8 +294,8 @@ impl LoadingSet {
     /// Whether the disk has less to do when `chunk` is read compressed, and what of it is not in `placed` beside it.
     pub(crate) fn is_shorter_compressed(&self, held: Compressed, chunk: &[Piece], placed: &PageSet) -> bool {
         let rest = unplaced(chunk, placed);
-        let read = (rest.len(), held.length as u64 + bytes_of(&rest));
-        let all = PageCount(bytes_of(chunk) / PAGE_SIZE);
+        let read = (rest.len(), held.length as u64 + page_count(&rest).bytes());
+        let all = page_count(chunk);
         self.disk.is_less((self.regions.len(), self.page_count()), read, all)
     }
 
@@ -310,51 +303,19 @@ impl LoadingSet {
     pub fn compressed_bytes(&self) -> Option<CompressedBytes> {
         let chunks = chunks(&self.regions);
         let held = chunks.iter().zip(&self.compressed).filter_map(|(chunk, held)| Some((chunk, (*held)?)));
-        held.map(|(chunk, held)| CompressedBytes { bytes: bytes_of(chunk), stored_bytes: held.length as u64 })
-            .reduce(|one, other| CompressedBytes {
-                bytes: one.bytes + other.bytes,
-                stored_bytes: one.stored_bytes + other.stored_bytes,
-            })
+        held.map(|(chunk, held)| CompressedBytes {
+            bytes: page_count(chunk).bytes(),
+            stored_bytes: held.length as u64,
+        })
+        .reduce(|one, other| CompressedBytes {
+            bytes: one.bytes + other.bytes,
+            stored_bytes: one.stored_bytes + other.stored_bytes,
+        })
     }
-
-    /// Asks the disk for what a restore will read of `file`, a loading-set file, without waiting for it: its head, and all of what is
-    /// in it up to `small` bytes, compressed where it is there both ways.
-    pub fn ask(file: &File, head: u64, small: u64) {
-        let ask = |offset: u64, end: u64| {
-            if let Some(length) = NonZeroU64::new(end.saturating_sub(offset)) {
-                // A hint: what it doesn't bring in, the read does.
-                let _ = fadvise(file, offset, Some(length), Advice::WillNeed);
-            }
-        };
-        let Ok(length) = file.metadata().map(|metadata| metadata.len()) else { return };
-        ask(0, FIRST_ASKED);
-        // A file of pages alone ends with one, and its header need not be waited for; compressed chunks are of any length.
-        if length <= small && length % PAGE_SIZE == 0 {
-            return ask(FIRST_ASKED, length);
-        }
-        let mut header = [0; HEADER_BYTES];
-        if length > MAX_ASKED || file.read_exact_at(&mut header, 0).is_err() {
-            return ask(FIRST_ASKED, head);
-        }
-        // Wrong numbers ask for nothing, or for something that is not needed.
-        let (data, compressed) = (number(&header, 24, 8), number(&header, 40, 8));
-        match length.saturating_sub(compressed) <= small && compressed != 0 {
-            true => {
-                ask(FIRST_ASKED, data);
-                ask(compressed, length);
-            }
-            false => ask(FIRST_ASKED, head),
-        }
-    }
-}
-
-/// Bytes of the pages of a chunk.
-fn bytes_of(chunk: &[Piece]) -> u64 {
-    chunk.iter().map(|piece| piece.range.count.bytes()).sum()
 }
 
 /// The little-endian number of `bytes` bytes at `at`.
-fn number(header: &[u8], at: usize, bytes: usize) -> u64 {
+pub(super) fn number(header: &[u8], at: usize, bytes: usize) -> u64 {
     header.iter().skip(at).take(bytes).rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
@@ -486,7 +447,8 @@ fn place_compressed(
     if (!kept.is_empty() && kept.len() != chunks.len()) || compressed_offset != expected {
         return damaged("its compressed chunks don't match");
     }
-    let Some((places, end)) = places(kept, chunks.iter().map(|chunk| bytes_of(chunk)), data_end) else {
+    let Some((places, end)) = places(kept, chunks.iter().map(|chunk| page_count(chunk).bytes()), data_end)
+    else {
         return damaged("a compressed chunk is longer than its pages");
     };
     match end {

@@ -1,5 +1,6 @@
 //! The loading set: which pages a restore brings in by itself, in what order, and the compact file that holds them.
 
+mod ask;
 mod chunks;
 mod compressed;
 mod costs;
@@ -8,7 +9,7 @@ mod file;
 mod rule;
 mod writer;
 
-pub(crate) use chunks::{CHUNK, Piece, chunks, extents, unplaced};
+pub(crate) use chunks::{CHUNK, Piece, chunks, extents, page_count, unplaced};
 pub use compressed::CompressedBytes;
 pub(crate) use compressed::{Compressed, Decoder};
 pub use costs::CostModel;
